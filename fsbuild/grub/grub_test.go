@@ -223,6 +223,19 @@ func TestEmbedIsIdempotent(t *testing.T) {
 	}
 }
 
+func TestOldBIOSParameterBlockIsCleared(t *testing.T) {
+	boot, core := images(t)
+	want, err := grub.Embed(boot, core, 1, 2048)
+	must(t, err)
+	for i := 0x03; i < 0x5a; i++ {
+		boot[i] = 0xaa
+	}
+	got, err := grub.Embed(boot, core, 1, 2048)
+	if err != nil || !bytes.Equal(got.BootCode, want.BootCode) {
+		t.Errorf("boot code depends on the parameter block of boot.img (%v)", err)
+	}
+}
+
 func TestWrongImages(t *testing.T) {
 	boot, core := images(t)
 	edit := func(b []byte, at int, v byte) []byte {
