@@ -34,7 +34,6 @@ type Builtin struct {
 // A Catalog is the set of known elements.
 type Catalog struct {
 	elements map[string]*Element
-	shadowed map[string][]*Element // further elements of the same name, in search order
 	warnings []string
 }
 
@@ -43,7 +42,7 @@ type Catalog struct {
 //
 // diskimage_builder/element_dependencies.py:_find_all_elements
 func Load(paths []string, builtin Builtin) (*Catalog, error) {
-	c := &Catalog{elements: map[string]*Element{}, shadowed: map[string][]*Element{}}
+	c := &Catalog{elements: map[string]*Element{}}
 	for _, p := range paths {
 		if p == "" {
 			continue
@@ -122,7 +121,6 @@ func (c *Catalog) add(e *Element) error {
 	case !taken:
 		c.elements[e.Name] = e
 	case first.Dir != e.Dir:
-		c.shadowed[e.Name] = append(c.shadowed[e.Name], e)
 		c.warnings = append(c.warnings, fmt.Sprintf("Element <%s> overrides <%s>", first.Dir, e.Dir))
 	}
 	return nil

@@ -14,8 +14,6 @@ type Selection struct {
 	Elements []*Element
 	// Requested is the request with the default block device added, see [Request].
 	Requested []string
-	// shadowed holds further elements of a selected name, in search order.
-	shadowed map[string][]*Element
 }
 
 // Names returns the names of the elements in their order.
@@ -59,10 +57,9 @@ func (c *Catalog) Resolve(names []string, arch string) (*Selection, error) {
 	if err := x.check(requested); err != nil {
 		return nil, err
 	}
-	s := &Selection{Requested: requested, shadowed: map[string][]*Element{}}
+	s := &Selection{Requested: requested}
 	for _, name := range x.order() {
 		s.Elements = append(s.Elements, c.elements[name])
-		s.shadowed[name] = c.shadowed[name]
 	}
 	return s, nil
 }
