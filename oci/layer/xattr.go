@@ -184,6 +184,12 @@ func listXattrs(fd int) ([]string, error) {
 	}
 }
 
+// copyXattr reports whether CopyTree copies an attribute: what Unpack sets, and
+// whatever else the user namespace holds.
+func copyXattr(name string) bool {
+	return strings.HasPrefix(name, "user.") || keepXattr(name)
+}
+
 func hasXattr(fd int, name string) bool {
 	_, err := unix.Fgetxattr(fd, name, nil)
 	return err == nil
