@@ -116,6 +116,7 @@ func hookSteps(j job) []step {
 		{"set resource limits", setLimits},
 		{"set signals", resetSignals},
 		{"set standard streams", blockingStreams},
+		{"change to the working directory", func() error { return os.Chdir(j.Dir) }},
 		{"load filter", func() error {
 			if !j.Filter {
 				return nil

@@ -367,3 +367,71 @@ func init() {
 func TestHello(t *testing.T) {
 	runCase(t, "hello", func(t *testing.T, _, out string) { t.Log(out) })
 }
+
+func benchCase(b *testing.B, name string) {
+	for _, who := range everyone {
+		b.Run(who.name, func(b *testing.B) {
+			cmd := asUser(b, who.name, os.Args[0])
+			cmd.Env = append(os.Environ(), envCase+"="+name, envDir+"="+scratch(b, who.name), "SANDBOX_TEST_N="+strconv.Itoa(b.N))
+			b.ResetTimer()
+			out, err := cmd.CombinedOutput()
+			if err != nil || bytes.Contains(out, []byte("FAIL: ")) {
+				b.Fatalf("%v\n%s", err, out)
+			}
+			for line := range strings.Lines(string(out)) {
+				var what string
+				var ms float64
+				if n, _ := fmt.Sscanf(line, "%s %f", &what, &ms); n == 2 {
+					b.ReportMetric(ms, what)
+				}
+			}
+		})
+	}
+}
+
+func BenchmarkStart(b *testing.B) { benchCase(b, "bench") }
+
+func init() {
+	cases["bench"] = func(l *lab) error {
+		n := 20
+		timed := func(what string, n int, f func() error) error {
+			start := time.Now()
+			for range n {
+				if err := f(); err != nil {
+					return err
+				}
+			}
+			fmt.Fprintf(&l.log, "ms/%s %f\n", what, float64(time.Since(start).Microseconds())/1000/float64(n))
+			return nil
+		}
+		if err := l.world(nil); err != nil {
+			return err
+		}
+		defer l.session.Close()
+		truth := sandbox.Command{Args: []string{"true"}, Env: hookEnv}
+		c, err := l.session.Container(l.ctx, sandbox.ContainerSpec{Rootfs: "/image"})
+		if err != nil {
+			return err
+		}
+		err = all(
+			timed("hook", n, func() error { _, err := l.session.Run(l.ctx, truth); return err }),
+			timed("exec", n, func() error { _, err := c.Run(l.ctx, truth); return err }),
+			c.Close(),
+			timed("container", n, func() error {
+				c, err := l.session.Container(l.ctx, sandbox.ContainerSpec{Rootfs: "/image"})
+				if err != nil {
+					return err
+				}
+				return c.Close()
+			}),
+			timed("session", n, func() error {
+				s, err := sandbox.StartSession(l.ctx, sandbox.SessionSpec{Root: l.path("root"), Binary: binaryInside})
+				if err != nil {
+					return err
+				}
+				return s.Close()
+			}),
+		)
+		return err
+	}
+}

@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -54,6 +55,20 @@ type runner struct {
 	mu   sync.Mutex // one message at a time
 	conn *net.UnixConn
 	part string
+	last *os.File // what the part's own processes said; may be nil
+}
+
+// ended is the error of a part that is gone, with its last words.
+func (r *runner) ended() error {
+	if r.last == nil {
+		return fmt.Errorf("%s %w", r.part, ErrEnded)
+	}
+	words := make([]byte, 4096)
+	n, _ := r.last.ReadAt(words, 0)
+	if n == 0 {
+		return fmt.Errorf("%s %w", r.part, ErrEnded)
+	}
+	return fmt.Errorf("%s %w: %s", r.part, ErrEnded, bytes.TrimSpace(words[:n]))
 }
 
 // cancelPatience is how long an agent may take to kill a cancelled command.
@@ -75,7 +90,7 @@ func (r *runner) call(ctx context.Context, q request, streams ...*os.File) (resp
 	r.mu.Unlock()
 	_ = theirs.Close()
 	if err != nil {
-		return response{}, nil, fmt.Errorf("%s %w", r.part, ErrEnded)
+		return response{}, nil, r.ended()
 	}
 	stop := context.AfterFunc(ctx, func() {
 		_ = ours.CloseWrite()
@@ -88,7 +103,7 @@ func (r *runner) call(ctx context.Context, q request, streams ...*os.File) (resp
 	case ctx.Err() != nil:
 		return a, files, context.Cause(ctx)
 	case errors.Is(err, io.EOF):
-		return a, nil, fmt.Errorf("%s %w", r.part, ErrEnded)
+		return a, nil, r.ended()
 	case err != nil:
 		return a, nil, fmt.Errorf("%s: %w", r.part, err)
 	}
@@ -112,6 +127,9 @@ func (r *runner) Run(ctx context.Context, c Command) (Status, error) {
 	}
 	a, files, err := r.call(ctx, request{Op: opRun, Job: job{Args: c.Args, Env: c.Env, Dir: dir}}, streams...)
 	closeAll(files)
+	// A container's agent may be in the hands of a hook.
+	a.Status.Code &= 0xff
+	a.Status.Signal &= 0x7f
 	if err != nil {
 		return a.Status, err
 	}

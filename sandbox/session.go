@@ -78,7 +78,6 @@ type SessionSpec struct {
 type Session struct {
 	runner
 	process   *os.Process
-	last      *os.File // what the session's processes said on standard error
 	exited    chan struct{}
 	Listening Sockets // sockets of NetworkRecorded
 	closeOnce sync.Once
@@ -137,7 +136,7 @@ func StartSession(ctx context.Context, spec SessionSpec) (*Session, error) {
 		_ = ours.Close()
 		return nil, &StartError{Part: "session", Err: err}
 	}
-	s := &Session{runner: runner{conn: ours, part: "session"}, last: last, exited: make(chan struct{})}
+	s := &Session{runner: runner{conn: ours, part: "session", last: last}, exited: make(chan struct{})}
 	if err := s.start(spec, outer, theirs); err != nil {
 		_ = ours.Close()
 		_ = last.Close()

@@ -65,7 +65,12 @@ func StartWorker(ctx context.Context, s WorkerSpec) (*Worker, error) {
 func startOuter(ctx context.Context, r role, s WorkerSpec) (_ *Worker, err error) {
 	w := &Worker{done: make(chan struct{})}
 	var theirs [3]*os.File
-	defer func() { closeAll(theirs[:]) }()
+	defer func() {
+		closeAll(theirs[:])
+		if err != nil {
+			w.close()
+		}
+	}()
 	var reports *net.UnixConn
 	for i, c := range []**net.UnixConn{&w.rpc, &w.fds, &reports} {
 		if *c, theirs[i], err = socketpair(); err != nil {
@@ -224,9 +229,16 @@ func (w *Worker) Kill() error { return w.process.Kill() }
 // connections and returns how the worker ended. It may be called more than once.
 func (w *Worker) Wait() error {
 	<-w.done
-	_ = w.rpc.Close()
-	_ = w.fds.Close()
+	w.close()
 	return w.err
+}
+
+func (w *Worker) close() {
+	for _, c := range []*net.UnixConn{w.rpc, w.fds} {
+		if c != nil {
+			_ = c.Close()
+		}
+	}
 }
 
 // WorkerConn is the worker's end.
