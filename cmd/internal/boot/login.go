@@ -74,8 +74,12 @@ func (m *Machine) Login(ctx context.Context, user string, key *Key) (*Session, e
 	var session *Session
 	last := errors.New("never tried")
 	err := m.poll(ctx, time.Second, func() (bool, error) {
-		session, last = m.dial(ctx, user, ssh.PublicKeys(key.signer))
-		return last == nil, nil
+		s, err := m.dial(ctx, user, ssh.PublicKeys(key.signer))
+		if timeout, ok := errors.AsType[net.Error](err); !ok || !timeout.Timeout() {
+			last = err // a mere end of time would say nothing
+		}
+		session = s
+		return err == nil, nil
 	})
 	if err != nil {
 		return nil, m.explain("log in as "+user, errors.Join(err, last))

@@ -109,7 +109,12 @@ func (i Instance) NoCloud() []File {
 func (i Instance) EC2() []File {
 	card := "meta-data/network/interfaces/macs/" + i.MAC + "/"
 	text := func(name, value string) File { return File{name, []byte(value)} }
+	identity := encode(map[string]string{
+		"accountId": "000000000000", "architecture": "x86_64", "availabilityZone": i.zone(), "imageId": "ami-0",
+		"instanceId": i.ID, "instanceType": "t3.small", "privateIp": guestAddress, "region": i.zone(),
+	})
 	files := []File{
+		{"dynamic/instance-identity/document", identity}, // guests ask until they get it
 		text("meta-data/ami-id", "ami-0"),
 		text("meta-data/hostname", i.Hostname),
 		text("meta-data/instance-id", i.ID),
