@@ -5,13 +5,14 @@ package require
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"os"
 	"os/exec"
 	"os/user"
+	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 )
@@ -66,20 +67,35 @@ const Range = 65536
 // ordinaryName is the account that OrdinaryUser makes.
 const ordinaryName = "builder"
 
-var ordinary sync.Mutex
-
 // OrdinaryUser returns an account without privileges that has Range
 // subordinate user and group ids: the caller's own or, for root, the account
 // "builder", which is made or completed when need be and stays.
 func OrdinaryUser(t testing.TB) User {
 	t.Helper()
-	ordinary.Lock()
-	defer ordinary.Unlock()
+	unlock, err := lock()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unlock()
 	u, err := ordinaryUser()
 	if err != nil {
 		t.Fatalf("find an ordinary user with subordinate ids: %v", err)
 	}
 	return u
+}
+
+// lock keeps the tests of several packages, which run at a time, from making
+// the same account.
+func lock() (unlock func(), err error) {
+	path := filepath.Join(os.TempDir(), fmt.Sprintf("cairn-test-account-%d.lock", os.Geteuid()))
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR|syscall.O_NOFOLLOW, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("lock test account: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+		return nil, errors.Join(fmt.Errorf("lock test account: %s: %w", path, err), f.Close())
+	}
+	return func() { f.Close() }, nil //nolint:errcheck // nothing was written
 }
 
 func ordinaryUser() (User, error) {

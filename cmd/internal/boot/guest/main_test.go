@@ -73,6 +73,7 @@ type guest struct {
 	session  *boot.Session
 	key      *boot.Key
 	instance boot.Instance
+	status   string // what "cloud-init status" said at the end of the boot
 }
 
 // cloud says how one kind of cloud starts an image.
@@ -171,7 +172,7 @@ func (g *guest) settle(t *testing.T) {
 	t.Helper()
 	begin := time.Now()
 	ctx := within(t, settleTimeout)
-	g.session.Run(ctx, "cloud-init status --wait")                   //nolint:errcheck // judged by a check
+	g.status, _ = g.session.Run(ctx, "cloud-init status --wait")     // judged by a check
 	g.session.Run(ctx, "systemctl is-system-running --wait --quiet") //nolint:errcheck // judged by a check
 	if ctx.Err() != nil {
 		t.Errorf("the first boot did not end: %v\n%s", ctx.Err(), g.Serial().Tail(30))
