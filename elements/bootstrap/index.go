@@ -1,0 +1,3 @@
+package bootstrap
+
+type Index struct{ universe *universe }
