@@ -140,6 +140,8 @@ type FetchError struct {
 	Status int // HTTP status code, 0 if there was none
 	Tries  int
 	Err    error
+
+	retryAfter time.Duration // what the server asks for
 }
 
 func (e *FetchError) Error() string {
@@ -176,4 +178,36 @@ func statusHint(status int, mirror string) string {
 		return fmt.Sprintf("the mirror %s does not have the file: check mirror and suite; if the archive has moved on, resolve again without the lock", mirror)
 	}
 	return fmt.Sprintf("the mirror %s has trouble: try again in a while, or use another mirror", mirror)
+}
+
+// SuiteError tells that a Release file is that of another suite.
+type SuiteError struct {
+	URL                   string
+	Want, Suite, Codename string
+}
+
+func (e *SuiteError) Error() string {
+	return fmt.Sprintf("check %s: is the Release of %s (%s), not of %s", e.URL, e.Codename, e.Suite, e.Want)
+}
+
+// Hint says what to do.
+func (e *SuiteError) Hint() string {
+	return "check the suite's name; if it is right, the mirror is broken: use another"
+}
+
+// ComponentError tells that a suite has no packages of a component for the
+// architecture.
+type ComponentError struct {
+	URL, Component, Arch      string
+	Components, Architectures []string // what the suite has
+}
+
+func (e *ComponentError) Error() string {
+	return fmt.Sprintf("check %s: no packages of component %s for %s", e.URL, e.Component, e.Arch)
+}
+
+// Hint says what to do.
+func (e *ComponentError) Hint() string {
+	return fmt.Sprintf("the suite has the components %s for the architectures %s",
+		strings.Join(e.Components, ", "), strings.Join(e.Architectures, ", "))
 }

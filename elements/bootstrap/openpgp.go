@@ -151,3 +151,16 @@ func issuer(signature []byte) string {
 	}
 	return "of no name"
 }
+
+// clearsignedText returns the text of a clearsigned message, nil if data does
+// not start with one, and what follows it.
+func clearsignedText(data []byte) (text, rest []byte) {
+	if !bytes.HasPrefix(data, []byte(signedBegin)) {
+		return nil, data
+	}
+	block, rest := clearsign.Decode(data)
+	if block == nil {
+		return nil, data
+	}
+	return block.Bytes, rest
+}

@@ -39,9 +39,6 @@ type Package struct {
 // CanonicalURL is where the package is by the archive's canonical prefix.
 func (p *Package) CanonicalURL() string { return p.origin.canonical + "/" + p.Filename }
 
-// MirrorURL is where the package is at the mirror in use.
-func (p *Package) MirrorURL() string { return p.origin.mirror + "/" + p.Filename }
-
 // universe is all packages of the indexes read, by name, and what else the
 // resolver must know about names.
 type universe struct {
