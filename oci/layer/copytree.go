@@ -75,7 +75,8 @@ type copier struct {
 	root    int // of the copy
 	free    chan []byte
 	cancel  context.CancelCauseFunc
-	noClone atomic.Bool
+	noClone atomic.Bool // FICLONE does not work here
+	noRange atomic.Bool // nor does copy_file_range
 
 	mu    sync.Mutex
 	links map[inode]*linked
@@ -285,6 +286,10 @@ func (c *copier) data(ctx context.Context, src, dst int, st *unix.Stat_t, buf []
 	return nil
 }
 
+// copyRange is the length in bytes from which copy_file_range is faster than
+// reading and writing, as measured on ext4 and tmpfs of Linux 6.18.
+const copyRange = 1 << 20
+
 // extent copies the bytes from start to end.
 func (c *copier) extent(ctx context.Context, src, dst int, start, end int64, buf []byte) error {
 	c.bytes.Add(end - start)
@@ -292,19 +297,49 @@ func (c *copier) extent(ctx context.Context, src, dst int, start, end int64, buf
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		n, err := retry(func() (int, error) { return unix.Pread(src, buf[:min(end-start, int64(len(buf)))], start) })
-		if err != nil {
-			return fmt.Errorf("read: %w", err)
-		}
+		n := c.inKernel(src, dst, start, end)
 		if n == 0 {
-			return errors.New("the file became shorter")
+			var err error
+			if n, err = throughBuffer(src, dst, start, end, buf); err != nil {
+				return err
+			}
 		}
-		if err := writeAll(dst, buf[:n], start); err != nil {
-			return fmt.Errorf("write: %w", err)
-		}
-		start += int64(n)
+		start += n
 	}
 	return nil
+}
+
+// inKernel copies a part of a long extent without taking it into memory, and
+// returns its length: 0 where that is not possible.
+func (c *copier) inKernel(src, dst int, start, end int64) int64 {
+	if end-start < copyRange || c.noRange.Load() {
+		return 0
+	}
+	out := start
+	n, err := unix.CopyFileRange(src, &start, dst, &out, int(min(end-start, 64<<20)), 0)
+	if errors.Is(err, unix.EINTR) {
+		return 0
+	}
+	if err != nil || n <= 0 {
+		c.noRange.Store(true) // two kinds of file system, or forbidden
+		return 0
+	}
+	return int64(n)
+}
+
+// throughBuffer reads and writes up to the length of buf.
+func throughBuffer(src, dst int, start, end int64, buf []byte) (int64, error) {
+	n, err := retry(func() (int, error) { return unix.Pread(src, buf[:min(end-start, int64(len(buf)))], start) })
+	if err != nil {
+		return 0, fmt.Errorf("read: %w", err)
+	}
+	if n == 0 {
+		return 0, errors.New("the file became shorter")
+	}
+	if err := writeAll(dst, buf[:n], start); err != nil {
+		return 0, fmt.Errorf("write: %w", err)
+	}
+	return int64(n), nil
 }
 
 func copySymlink(d *copying, name string, st *unix.Stat_t) error {
