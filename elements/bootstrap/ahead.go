@@ -14,16 +14,20 @@ const (
 // a few chunks ahead, so that decompression and its consumer overlap. The
 // goroutine has ended when it returns.
 func readingAhead(r io.Reader, consume func(io.Reader) error) error {
-	a := &aheadReader{full: make(chan chunk, aheadDepth), free: make(chan []byte, aheadDepth)}
-	for range aheadDepth {
-		a.free <- make([]byte, aheadChunk)
+	a := startAhead(r, aheadDepth)
+	defer a.stop()
+	return consume(a)
+}
+
+// startAhead begins to read r, up to depth chunks ahead. The result must be
+// stopped.
+func startAhead(r io.Reader, depth int) *aheadReader {
+	a := &aheadReader{full: make(chan chunk, depth), free: make(chan []byte, depth)}
+	for range depth {
+		a.free <- nil
 	}
 	go a.fill(r)
-	err := consume(a)
-	close(a.free)
-	for range a.full { // until fill is done
-	}
-	return err
+	return a
 }
 
 // chunk is what one read has brought.
@@ -43,6 +47,9 @@ type aheadReader struct {
 func (a *aheadReader) fill(r io.Reader) {
 	defer close(a.full)
 	for buf := range a.free {
+		if buf == nil {
+			buf = make([]byte, aheadChunk)
+		}
 		n, err := io.ReadFull(r, buf)
 		if errors.Is(err, io.ErrUnexpectedEOF) {
 			err = io.EOF
@@ -51,6 +58,13 @@ func (a *aheadReader) fill(r io.Reader) {
 		if err != nil {
 			return
 		}
+	}
+}
+
+// stop ends the goroutine and waits for that; it may be called once.
+func (a *aheadReader) stop() {
+	close(a.free)
+	for range a.full { //nolint:revive // until fill has returned
 	}
 }
 
