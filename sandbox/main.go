@@ -8,7 +8,6 @@ import (
 	"runtime"
 	"slices"
 	"strings"
-	"syscall"
 
 	"github.com/opencontainers/runc/libcontainer"
 	_ "github.com/opencontainers/runc/libcontainer/nsenter" // its C constructor enters namespaces before the Go runtime starts
@@ -132,16 +131,16 @@ func nonNil(env []string) []string {
 }
 
 // reap is the life of the first process of a namespace: it waits for every
-// child and returns the exit status of main when that has ended. SIGTERM and
-// SIGINT are passed to main; other signals do nothing, since an init that dies
-// takes everything with it.
-func reap(main *os.Process) int {
+// child and returns the exit status of main when that has ended. The signals
+// given are passed to main; others do nothing, since an init that dies takes
+// everything with it.
+func reap(main *os.Process, pass ...os.Signal) int {
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals)
 	go func() {
 		for s := range signals {
-			if s == syscall.SIGTERM || s == syscall.SIGINT {
-				_ = unix.Kill(main.Pid, s.(syscall.Signal)) //nolint:forcetypeassert // every os.Signal on Linux is one
+			if slices.Contains(pass, s) {
+				_ = main.Signal(s)
 			}
 		}
 	}()

@@ -3,11 +3,11 @@ package sandbox_test
 import (
 	"bytes"
 	"context"
+	"debug/elf"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net/rpc"
 	"os"
 	"os/exec"
 	"os/user"
@@ -28,12 +28,68 @@ const (
 	envDir  = "SANDBOX_TEST_DIR"
 )
 
+// self is this test binary where every user may execute it.
+var self = os.Args[0]
+
 func TestMain(m *testing.M) {
 	sandbox.Main(testWorker)
 	if name := os.Getenv(envCase); name != "" {
 		os.Exit(callerMain(name))
 	}
-	os.Exit(m.Run())
+	os.Exit(runStatic(m))
+}
+
+// runStatic runs the tests in a statically linked binary outside of go test's
+// private directory: the sandbox puts this program into trees without a libc.
+func runStatic(m *testing.M) int {
+	const envStatic = "SANDBOX_TEST_STATIC"
+	if os.Getenv(envStatic) != "" {
+		return m.Run()
+	}
+	dir, err := os.MkdirTemp("", "sandbox-test-bin-")
+	if err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	defer os.RemoveAll(dir)
+	bin := filepath.Join(dir, "sandbox.test")
+	if err := errors.Join(os.Chmod(dir, 0o755), makeStatic(bin)); err != nil {
+		fmt.Println(err)
+		return 1
+	}
+	cmd := exec.Command(bin, os.Args[1:]...)
+	cmd.Env = append(os.Environ(), envStatic+"=1")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return 1
+	}
+	return 0
+}
+
+func makeStatic(to string) error {
+	exe, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	f, err := elf.Open(exe)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for _, p := range f.Progs {
+		if p.Type == elf.PT_INTERP {
+			out, err := exec.Command("go", "test", "-c", "-tags", "netgo osusergo", "-ldflags", "-extldflags -static", "-o", to, ".").CombinedOutput()
+			if err != nil {
+				return fmt.Errorf("build static test binary: %w\n%s", err, out)
+			}
+			return nil
+		}
+	}
+	in, err := os.ReadFile(exe)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(to, in, 0o755)
 }
 
 // cases are what runs in the worker, by name.
@@ -143,7 +199,7 @@ func runCase(t *testing.T, name string, check func(t *testing.T, who string, out
 	for _, who := range everyone {
 		t.Run(who.name, func(t *testing.T) {
 			dir := scratch(t, who.name)
-			cmd := asUser(t, who.name, os.Args[0])
+			cmd := asUser(t, who.name, self)
 			cmd.Env = append(os.Environ(), envCase+"="+name, envDir+"="+dir)
 			var out bytes.Buffer
 			cmd.Stdout, cmd.Stderr = &out, &out
@@ -205,24 +261,35 @@ func scratch(t testing.TB, name string) string {
 	return dir
 }
 
-// leftovers lists processes that have the scratch directory in their
-// environment or arguments, after a moment of grace.
+// leftovers lists processes of this test binary, but for this one and its
+// parent, and processes that have mark in their environment or arguments, after
+// a moment of grace. So tests that call it must not run in parallel.
 func leftovers(mark string) []string {
 	var found []string
-	for range 50 {
-		found = nil
-		dirs, _ := filepath.Glob("/proc/[0-9]*")
-		for _, d := range dirs {
-			env, _ := os.ReadFile(d + "/environ")
-			args, _ := os.ReadFile(d + "/cmdline")
-			if bytes.Contains(env, []byte(mark)) || bytes.Contains(args, []byte(mark)) {
-				found = append(found, d+" "+strings.ReplaceAll(string(args), "\x00", " "))
-			}
-		}
-		if len(found) == 0 {
+	for range 100 {
+		if found = processes(mark); len(found) == 0 {
 			return nil
 		}
 		time.Sleep(20 * time.Millisecond)
+	}
+	return found
+}
+
+func processes(mark string) []string {
+	var found []string
+	own, _ := os.Stat("/proc/self/exe")
+	dirs, _ := filepath.Glob("/proc/[0-9]*")
+	for _, d := range dirs {
+		pid, _ := strconv.Atoi(filepath.Base(d))
+		if pid == os.Getpid() || pid == os.Getppid() {
+			continue
+		}
+		env, _ := os.ReadFile(d + "/environ")
+		args, _ := os.ReadFile(d + "/cmdline")
+		exe, err := os.Stat(d + "/exe")
+		if err == nil && os.SameFile(exe, own) || bytes.Contains(env, []byte(mark)) || bytes.Contains(args, []byte(mark)) {
+			found = append(found, d+" "+strings.ReplaceAll(string(args), "\x00", " "))
+		}
 	}
 	return found
 }
@@ -313,7 +380,8 @@ type runnable interface {
 	Run(context.Context, sandbox.Command) (sandbox.Status, error)
 }
 
-var hookEnv = []string{"PATH=/bin"}
+// hookEnv is the environment of commands; it marks them as ours.
+func (l *lab) env() []string { return []string{"PATH=/bin", "MARK=" + l.dir} }
 
 // sh runs a script and returns what it printed.
 func (l *lab) sh(in runnable, script string) (string, sandbox.Status, error) {
@@ -323,7 +391,7 @@ func (l *lab) sh(in runnable, script string) (string, sandbox.Status, error) {
 	}
 	defer f.Close()
 	os.Remove(f.Name())
-	st, err := in.Run(l.ctx, sandbox.Command{Args: []string{"sh", "-c", script}, Env: hookEnv, Stdout: f, Stderr: f})
+	st, err := in.Run(l.ctx, sandbox.Command{Args: []string{"sh", "-c", script}, Env: l.env(), Stdout: f, Stderr: f})
 	out := make([]byte, 1<<20)
 	n, _ := f.ReadAt(out, 0)
 	return string(out[:n]), st, err
@@ -344,34 +412,10 @@ func (l *lab) want(in runnable, script, want string) error {
 // all joins checks.
 func all(errs ...error) error { return errors.Join(errs...) }
 
-var _ = rpc.NewClient
-
-func init() {
-	cases["hello"] = func(l *lab) error {
-		if err := l.world(nil); err != nil {
-			return err
-		}
-		defer l.session.Close()
-		c, err := l.session.Container(l.ctx, sandbox.ContainerSpec{Rootfs: "/image"})
-		if err != nil {
-			return err
-		}
-		o, st, err := l.sh(l.session, "id; mount; ls -l /dev; ls /; cat /proc/self/status /proc/self/mountinfo; ps")
-		fmt.Fprintf(&l.log, "%s %v %v\n", o, st, err)
-		o, st, err = l.sh(c, "id; mount; ls -l /dev; ls /; cat /proc/self/status; ps; hostname")
-		fmt.Fprintf(&l.log, "%s %v %v\n", o, st, err)
-		return c.Close()
-	}
-}
-
-func TestHello(t *testing.T) {
-	runCase(t, "hello", func(t *testing.T, _, out string) { t.Log(out) })
-}
-
 func benchCase(b *testing.B, name string) {
 	for _, who := range everyone {
 		b.Run(who.name, func(b *testing.B) {
-			cmd := asUser(b, who.name, os.Args[0])
+			cmd := asUser(b, who.name, self)
 			cmd.Env = append(os.Environ(), envCase+"="+name, envDir+"="+scratch(b, who.name), "SANDBOX_TEST_N="+strconv.Itoa(b.N))
 			b.ResetTimer()
 			out, err := cmd.CombinedOutput()
@@ -408,7 +452,7 @@ func init() {
 			return err
 		}
 		defer l.session.Close()
-		truth := sandbox.Command{Args: []string{"true"}, Env: hookEnv}
+		truth := sandbox.Command{Args: []string{"true"}, Env: l.env()}
 		c, err := l.session.Container(l.ctx, sandbox.ContainerSpec{Rootfs: "/image"})
 		if err != nil {
 			return err

@@ -303,7 +303,7 @@ func outerInitMain() int {
 	for fd := fdRPC; fd < fdExtra+int(extra); fd++ {
 		_ = unix.Close(fd)
 	}
-	return reap(worker)
+	return reap(worker, syscall.SIGTERM, syscall.SIGINT)
 }
 
 func startInOuter(extra uint) (*os.Process, report) {
