@@ -173,7 +173,8 @@ func ParseText(r io.Reader) (*Tree, error) {
 		case rootSeen || n.Type != Directory:
 			err = errors.New("the root is there twice or not a directory")
 		default:
-			if err = n.check(); err == nil {
+			n.sortXattrs()
+			if err = n.Check(); err == nil {
 				t.index["."].Node = n
 			}
 			rootSeen = true

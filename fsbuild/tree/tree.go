@@ -189,7 +189,8 @@ func New() *Tree {
 // be a directory, and the path must be new. The error wraps one of the errors
 // of this package and names the path.
 func (t *Tree) Add(n Node) error {
-	if err := n.check(); err != nil {
+	n.sortXattrs()
+	if err := n.Check(); err != nil {
 		return fmt.Errorf("add to tree: %q: %w: %w", n.Path, ErrInvalid, err)
 	}
 	if _, ok := t.index[n.Path]; ok {
@@ -301,8 +302,9 @@ func (t *Tree) sort() {
 	clear(t.dirty)
 }
 
-// check reports what makes a node invalid, and sorts its xattrs.
-func (n *Node) check() error {
+// Check reports what makes a node invalid by itself, apart from its place in a
+// tree. Add calls it; a writer calls it again, since nodes may be modified.
+func (n *Node) Check() error {
 	if err := checkPath(n.Path); err != nil {
 		return err
 	}
@@ -321,7 +323,7 @@ func (n *Node) check() error {
 	if err := n.checkContent(); err != nil {
 		return err
 	}
-	return n.sortXattrs()
+	return n.checkXattrs()
 }
 
 func (n *Node) checkContent() error {
@@ -342,24 +344,28 @@ func (n *Node) checkContent() error {
 	return nil
 }
 
-func (n *Node) sortXattrs() error {
-	byName := func(a, b Xattr) int { return strings.Compare(a.Name, b.Name) }
-	if !slices.IsSortedFunc(n.Xattrs, byName) {
+func compareXattrs(a, b Xattr) int { return strings.Compare(a.Name, b.Name) }
+
+func (n *Node) sortXattrs() {
+	if !slices.IsSortedFunc(n.Xattrs, compareXattrs) {
 		n.Xattrs = slices.Clone(n.Xattrs)
-		slices.SortFunc(n.Xattrs, byName)
+		slices.SortFunc(n.Xattrs, compareXattrs)
 	}
+}
+
+func (n *Node) checkXattrs() error {
 	for i, x := range n.Xattrs {
 		if x.Name == "" || strings.IndexByte(x.Name, 0) >= 0 {
 			return fmt.Errorf("xattr name %q is not valid", x.Name)
 		}
-		if i > 0 && n.Xattrs[i-1].Name == x.Name {
-			return fmt.Errorf("xattr %q is there twice", x.Name)
+		if i > 0 && n.Xattrs[i-1].Name >= x.Name {
+			return fmt.Errorf("xattr %q is there twice or out of order", x.Name)
 		}
 	}
 	return nil
 }
 
-// checkPath accepts clean relative paths other than the root.
+// checkPath accepts "." and clean relative paths.
 func checkPath(p string) error {
 	if p == "" || p[0] == '/' {
 		return errors.New("path is not relative")

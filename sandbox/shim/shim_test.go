@@ -1,0 +1,192 @@
+package shim
+
+import (
+	"bytes"
+	"encoding/json"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+)
+
+func start(t *testing.T, env []string, args ...string) (status int, stdout, stderr string) {
+	t.Helper()
+	var out, errs bytes.Buffer
+	p := Process{Args: args, Env: append([]string{"PATH=" + os.Getenv("PATH"), "HOME=/home/caller"}, env...), Stdin: strings.NewReader("input"), Stdout: &out, Stderr: &errs}
+	p.Disk = filepath.Join(t.TempDir(), "disk.json")
+	if err := os.WriteFile(p.Disk, []byte(`{"label":"cloudimg-rootfs","uuid":"01234567-89ab-cdef-0123-456789abcdef","partuuid":"11223344-01","fs":"ext4","partmap":"msdos"}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	local := map[string]Verb{"local": func(args, _ []string, stdout, _ io.Writer) int {
+		_, err := io.WriteString(stdout, strings.Join(args, ","))
+		if err != nil {
+			return 2
+		}
+		return 3
+	}}
+	status = Main(p, local)
+	return status, out.String(), errs.String()
+}
+
+func TestSudo(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Fatal("run this test as root: it changes users")
+	}
+	tests := []struct {
+		name, command string
+		status        int
+		want          string
+	}{
+		{"plain", "sudo printf %s-%s a b", 0, "a-b"},
+		{"status", "sudo sh -c exit\\ 7", 7, ""},
+		{"signal", "sudo sh -c kill\\ -9\\ $$", 137, ""},
+		{"stdin", "sudo cat", 0, "input"},
+		{"keeps HOME", "sudo -E sh -c echo\\ $HOME\\ $USER", 0, "/home/caller root\n"},
+		{"sets HOME", "sudo -H sh -c echo\\ $HOME", 0, "/root\n"},
+		{"user", "sudo -u nobody id -un", 0, "nobody\n"},
+		{"user attached and letters", "sudo -nEunobody id -un", 0, "nobody\n"},
+		{"long options", "sudo --preserve-env --user=nobody -- id -un", 0, "nobody\n"},
+		{"number", "sudo -u #1234 id -u", 0, "1234\n"},
+		{"assignment", "sudo FOO=bar sh -c echo\\ $FOO", 0, "bar\n"},
+		{"assignment after dashes", "sudo -E -- FOO=bar sh -c echo\\ $FOO", 0, "bar\n"},
+		{"login", "sudo -Hiu root pwd", 0, "/root\n"},
+		{"login with words", "sudo -i echo a;b", 0, "a;b\n"},
+		{"no functions", "sudo env", 0, ""},
+		{"validate", "sudo -v", 0, ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			args := strings.Split(strings.ReplaceAll(tt.command, "\\ ", "\x00"), " ")
+			for i := range args {
+				args[i] = strings.ReplaceAll(args[i], "\x00", " ")
+			}
+			status, out, errs := start(t, []string{"BASH_FUNC_f%%=() { :; }", "LD_PRELOAD=x"}, args...)
+			if tt.name == "no functions" {
+				if strings.Contains(out, "BASH_FUNC") || strings.Contains(out, "LD_PRELOAD") || !strings.Contains(out, "PATH=") {
+					t.Errorf("environment %s", out)
+				}
+				return
+			}
+			if status != tt.status || out != tt.want {
+				t.Errorf("status %d, %q, want %d, %q (%s)", status, out, tt.status, tt.want, errs)
+			}
+		})
+	}
+	for command, want := range map[string]string{
+		"sudo": "usage: sudo", "sudo nosuchcommand": "nosuchcommand: command not found", "sudo -u nosuchuser id": "unknown user nosuchuser", "sudo -Z x": "invalid option", "sudo -u": "usage",
+		"sudo --nosuch x": "unrecognized option '--nosuch'", "sudo -D / pwd": "does not work in the sandbox",
+	} {
+		if status, _, errs := start(t, nil, strings.Fields(command)...); status != 1 || !strings.Contains(errs, want) {
+			t.Errorf("%s: %d %q", command, status, errs)
+		}
+	}
+}
+
+func TestScriptWithoutInterpreter(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "script")
+	if err := os.WriteFile(path, []byte("echo $1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	if status, out, errs := start(t, nil, "/usr/bin/sudo", path, "word"); status != 0 || out != "word\n" {
+		t.Errorf("%d %q %q", status, out, errs)
+	}
+}
+
+func TestGrubProbe(t *testing.T) {
+	uuid := "01234567-89ab-cdef-0123-456789abcdef"
+	for command, want := range map[string]string{
+		"--target=device /": "/dev/disk/by-uuid/" + uuid + "\n", "--device /dev/x --target=fs_uuid": uuid + "\n", "-t fs /boot": "ext2\n", "--target=fs_label /": "cloudimg-rootfs\n",
+		"--target=partuuid --device x": "11223344-01\n", "--device x --target=partmap": "msdos\n", "--target=abstraction /": "", "--target=compatibility_hint /": "hd0,msdos1\n",
+		"--target=hints_string /": "--hint-bios=hd0,msdos1 --hint-efi=hd0,msdos1 --hint-baremetal=ahci0,msdos1 \n", "--target=cryptodisk_uuid /": "", "-V": "grub-probe (cairn) 2\n",
+		"--target drive /": "(hd0,msdos1)\n",
+	} {
+		if status, out, errs := start(t, nil, append([]string{"grub-probe"}, strings.Fields(command)...)...); status != 0 || out != want {
+			t.Errorf("%s: %d %q %q", command, status, out, errs)
+		}
+	}
+	if status, _, errs := start(t, nil, "grub-probe", "--target=nosuch", "/"); status != 1 || !strings.Contains(errs, "unknown target") {
+		t.Errorf("unknown target: %d %q", status, errs)
+	}
+}
+
+func TestOthers(t *testing.T) {
+	for _, tt := range []struct {
+		command, want string
+		status        int
+	}{
+		{"/usr/sbin/grub-install /dev/sda", "embedded when the disk image is written", 0}, {"grub-bios-setup x", "embedded", 0},
+		{"losetup -f x", "DIB_BLOCK_DEVICE_CONFIG", 1}, {"kpartx -a x", "no loop devices", 1}, {"nosuch", "not a program", 1},
+		{"cairn-helper", "verbs: base-image bootstrap-deb local", 1}, {"cairn-helper nosuch", "unknown verb: nosuch", 1},
+		{"cairn-helper bootstrap-deb", "CAIRN_SOCKET is not set", 1}, {"cairn-helper bootstrap-deb x", `"x" is not NAME=VALUE`, 1},
+	} {
+		if status, _, errs := start(t, nil, strings.Fields(tt.command)...); status != tt.status || !strings.Contains(errs, tt.want) {
+			t.Errorf("%s: %d %q", tt.command, status, errs)
+		}
+	}
+	if status, out, _ := start(t, nil, "cairn-helper", "local", "a", "b"); status != 3 || out != "a,b" {
+		t.Errorf("local verb: %d %q", status, out)
+	}
+	if !Is("/usr/sbin/grub-probe") || !Is("sudo") || Is("cairn") {
+		t.Error("names")
+	}
+}
+
+// serve answers one request with the replies.
+func serve(t *testing.T, replies ...Reply) (socket string, got <-chan Request) {
+	t.Helper()
+	socket = filepath.Join(t.TempDir(), "s")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { listener.Close() })
+	requests := make(chan Request, 1)
+	go func() {
+		conn, err := listener.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		var r Request
+		if json.NewDecoder(conn).Decode(&r) == nil {
+			requests <- r
+		}
+		for _, reply := range replies {
+			if json.NewEncoder(conn).Encode(reply) != nil {
+				return
+			}
+		}
+	}()
+	return socket, requests
+}
+
+func TestRemote(t *testing.T) {
+	tests := []struct {
+		name    string
+		replies []Reply
+		status  int
+		stderr  string
+	}{
+		{"done", []Reply{{Log: "one"}, {Log: "two"}, {Done: true}}, 0, "one\ntwo\n"},
+		{"error", []Reply{{Log: "one"}, {Error: "no such suite", Hint: "try bookworm"}}, 1,
+			"one\ncairn-helper: error: bootstrap-deb: no such suite\ncairn-helper: hint: try bookworm\n"},
+		{"cut", []Reply{{Log: "one"}}, 1, "one\ncairn-helper: error: bootstrap-deb: read reply of the builder: EOF\n"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			socket, requests := serve(t, tt.replies...)
+			status, _, errs := start(t, []string{"CAIRN_SOCKET=" + socket}, "cairn-helper", "bootstrap-deb", "suite=bookworm", "root=/x=y")
+			if status != tt.status || errs != tt.stderr {
+				t.Errorf("%d %q", status, errs)
+			}
+			want := Request{"bootstrap-deb", map[string]string{"suite": "bookworm", "root": "/x=y"}}
+			if diff := cmp.Diff(want, <-requests); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
