@@ -2,6 +2,8 @@ package bootstrap
 
 import (
 	"bytes"
+	"maps"
+	"slices"
 	"strings"
 )
 
@@ -38,14 +40,62 @@ func steps(packages []*packageFile) []Step {
 		}
 	}
 	list = append(list, dpkgStep("--configure", "-a"))
-	for _, batch := range batches(rest) {
+	all := batches(rest)
+	for i, batch := range all {
 		args := []string{"--unpack"}
 		for _, p := range batch {
 			args = append(args, p.deb.Inside)
 		}
-		list = append(list, dpkgStep(args...), dpkgStep("--configure", "-a"))
+		list = append(list, dpkgStep(args...))
+		if i+1 < len(all) {
+			list = append(list, dpkgStep(append([]string{"--configure"}, neededBy(all[i+1:], all[:i+1])...)...))
+		}
+	}
+	if len(all) > 0 {
+		list = append(list, dpkgStep("--configure", "-a"))
 	}
 	return list
+}
+
+// neededBy lists those of the unpacked packages that must be configured before
+// the later ones may be unpacked: what those pre-depend on, and what that
+// depends on in turn. The rest waits for the end, since it may depend on what
+// is not there yet.
+func neededBy(later, unpacked [][]*packageFile) []string {
+	needed := make(map[string]bool)
+	for _, batch := range later {
+		for _, p := range batch {
+			maps.Copy(needed, fieldNames(p.control, "pre-depends"))
+		}
+	}
+	var found []string
+	done := make(map[*packageFile]bool)
+	for again := true; again; {
+		again = false
+		for _, p := range slices.Concat(unpacked...) {
+			if done[p] || !isNamed(p, needed) {
+				continue
+			}
+			done[p], again = true, true
+			found = append(found, p.control.name)
+			maps.Copy(needed, fieldNames(p.control, "depends"))
+			maps.Copy(needed, fieldNames(p.control, "pre-depends"))
+		}
+	}
+	return found
+}
+
+// isNamed reports whether p, or what it provides, is one of the names.
+func isNamed(p *packageFile, names map[string]bool) bool {
+	if names[p.control.name] {
+		return true
+	}
+	for provided := range fieldNames(p.control, "provides") {
+		if names[provided] {
+			return true
+		}
+	}
+	return false
 }
 
 func dpkgStep(args ...string) Step {
@@ -99,13 +149,8 @@ func needsBefore(p *packageFile, packages []*packageFile) bool {
 		if q == p {
 			continue
 		}
-		if names[q.control.name] {
+		if isNamed(q, names) {
 			return true
-		}
-		for provided := range fieldNames(q.control, "provides") {
-			if names[provided] {
-				return true
-			}
 		}
 	}
 	return false
