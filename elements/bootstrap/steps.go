@@ -40,7 +40,7 @@ func steps(packages []*packageFile) []Step {
 		}
 	}
 	list = append(list, dpkgStep("--configure", "-a"))
-	all := batches(rest)
+	all, configured := batches(rest), make(map[string]bool)
 	for i, batch := range all {
 		args := []string{"--unpack"}
 		for _, p := range batch {
@@ -48,7 +48,13 @@ func steps(packages []*packageFile) []Step {
 		}
 		list = append(list, dpkgStep(args...))
 		if i+1 < len(all) {
-			list = append(list, dpkgStep(append([]string{"--configure"}, neededBy(all[i+1:], all[:i+1])...)...))
+			early := slices.DeleteFunc(neededBy(all[i+1:], all[:i+1]), func(name string) bool { return configured[name] })
+			for _, name := range early {
+				configured[name] = true
+			}
+			if len(early) > 0 {
+				list = append(list, dpkgStep(append([]string{"--configure"}, early...)...))
+			}
 		}
 	}
 	if len(all) > 0 {

@@ -133,16 +133,5 @@ func below(asked, prefix string) (string, bool) {
 	return rest, ok && strings.HasPrefix(rest, "/")
 }
 
-// aptSources is the image's sources.list.
-func (in *inputs) aptSources() string {
-	var b strings.Builder
-	for _, a := range in.archives() {
-		for _, suite := range a.Suites {
-			fmt.Fprintf(&b, "deb %s %s %s\n", a.Canonical, suite, strings.Join(a.Components, " "))
-		}
-	}
-	return b.String()
-}
-
 // Keyrings are files that may hold Debian's archive keys, the preferred first.
 func Keyrings() []string { return bootstrap.KeyringPaths() }

@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path"
 	"path/filepath"
 	"strings"
 
@@ -156,27 +157,53 @@ func parseDevices(manifest []byte) ([]tree.Node, error) {
 // bootstrapDebian unpacks packages and has the tree's own dpkg configure them,
 // in a session that has no tools.
 func (w *worker) bootstrapDebian(ctx context.Context, dir string, packages []bootstrap.Package) ([]tree.Node, error) {
-	st, err := store.Open(w.req.Store)
+	debs, err := w.stageDebs(packages)
 	if err != nil {
 		return nil, err
 	}
-	var debs []bootstrap.Deb
-	for _, p := range packages {
-		debs = append(debs, bootstrap.Deb{Package: p, Path: st.Path(p.Digest)})
-	}
 	result, err := bootstrap.Unpack(ctx, dir, debs, bootstrap.UnpackOptions{
-		IDShift: sandbox.IDShift, Arch: w.req.Arch, Time: w.job.Epoch,
-		Progress: func(done, total int) {
+		IDShift: sandbox.IDShift, Arch: w.req.Arch,
+		Progress: func(done, total int, _ string) {
 			w.host.tell(Event{Kind: Progress, Step: w.step, Unit: "packages", Done: int64(done), Total: int64(total)})
 		},
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := w.configure(ctx, dir, result); err != nil {
+	return result.Devices, w.configure(ctx, dir, result)
+}
+
+// seenDebs is where the tree's own dpkg finds package files, and outDebs where
+// the session has them.
+const (
+	seenDebs = seenTarget + "/debs"
+	outDebs  = "/run/cairn-debs"
+)
+
+// stageDebs copies the packages that the tree's dpkg unpacks itself to where
+// the image's root can read them. The others are read from the store.
+func (w *worker) stageDebs(packages []bootstrap.Package) ([]bootstrap.Deb, error) {
+	st, err := store.Open(w.req.Store)
+	if err != nil {
 		return nil, err
 	}
-	return nil, nil
+	dir := filepath.Join(w.dirs.work, "debs")
+	if err := errors.Join(sandbox.RemoveAll(dir), makeImageDir(dir)); err != nil {
+		return nil, err
+	}
+	var debs []bootstrap.Deb
+	for _, p := range packages {
+		d := bootstrap.Deb{Path: st.Path(p.Digest), Digest: p.Digest, Base: p.Base, Auto: p.Auto}
+		if !p.Base {
+			name := path.Base(p.Filename)
+			if err := stageFile(d.Path, dir, name); err != nil {
+				return nil, fail(err, "package %s", p.Name)
+			}
+			d.Inside = path.Join(seenDebs, name)
+		}
+		debs = append(debs, d)
+	}
+	return debs, nil
 }
 
 // configure runs the steps that follow unpacking inside the new tree.
@@ -186,20 +213,25 @@ func (w *worker) configure(ctx context.Context, dir string, result *bootstrap.Un
 	}
 	s, err := sandbox.StartSession(ctx, sandbox.SessionSpec{
 		Root: w.dirs.empty, Hostname: hostname, Network: sandbox.NetworkNone, Binary: seenBin + "/cairn",
-		Mounts: []sandbox.Mount{{Source: dir, Target: seenMnt}, {Source: w.dirs.shared, Target: seenShared}},
+		Mounts: []sandbox.Mount{
+			{Source: dir, Target: seenMnt}, {Source: w.dirs.shared, Target: seenShared},
+			{Source: filepath.Join(w.dirs.work, "debs"), Target: outDebs, ReadOnly: true},
+		},
 	})
 	if err != nil {
 		return fail(err, "start the session that configures packages")
 	}
 	defer func() { err = errors.Join(err, s.Close()) }()
-	c, err := s.Container(ctx, sandbox.ContainerSpec{Rootfs: seenMnt, Hostname: hostname})
+	c, err := s.Container(ctx, sandbox.ContainerSpec{
+		Rootfs: seenMnt, Hostname: hostname, Mounts: []sandbox.Mount{{Source: outDebs, Target: seenDebs, ReadOnly: true}},
+	})
 	if err != nil {
 		return fail(err, "start the container that configures packages")
 	}
 	defer func() { err = errors.Join(err, c.Close()) }()
 	for _, step := range result.Steps {
 		err := w.runHooks(ctx, "configure "+strings.Join(step.Args, " "), func(cmd sandbox.Command) (sandbox.Status, error) {
-			cmd.Args, cmd.Dir, cmd.Env = step.Args, "/", append(w.configureEnv(), step.Env...)
+			cmd.Args, cmd.Dir, cmd.Env = step.Args, "/", append(step.Env, fmt.Sprintf("SOURCE_DATE_EPOCH=%d", w.job.Epoch.Unix()))
 			return c.Run(ctx, cmd)
 		})
 		if err != nil {
@@ -207,15 +239,6 @@ func (w *worker) configure(ctx context.Context, dir string, result *bootstrap.Un
 		}
 	}
 	return nil
-}
-
-// configureEnv is what maintainer scripts see.
-func (w *worker) configureEnv() []string {
-	return []string{
-		"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root", "LC_ALL=C.UTF-8", "TZ=UTC",
-		"DEBIAN_FRONTEND=noninteractive", "DEBCONF_NONINTERACTIVE_SEEN=true",
-		fmt.Sprintf("SOURCE_DATE_EPOCH=%d", w.job.Epoch.Unix()),
-	}
 }
 
 // bootstrapBase fills the tree for the element debian-minimal.

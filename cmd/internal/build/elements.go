@@ -121,8 +121,10 @@ const seenDevice = "/dev/cairn0"
 
 // phaseVariables are variables that depend on the request's Debian settings.
 func (w *worker) phaseVariables() map[string]string {
-	vars := certificates()
-	vars["DIB_RELEASE"] = w.req.Debian.Suite
+	vars := make(map[string]string)
+	if m := w.req.Debian.ImageMirror; m != "" {
+		vars["DIB_DEBIAN_IMAGE_MIRROR"] = m
+	}
 	return vars
 }
 
@@ -142,9 +144,9 @@ func (h hookEnv) of(dir string) []string {
 func (h hookEnv) variables(p elements.Phase) []string {
 	vars := h.base.Variables(p)
 	if p.Where == elements.Target {
-		vars = append(vars, "APT_CONFIG="+seenAptConf)
+		return append(append(vars, certificates(seenTarget)...), "APT_CONFIG="+seenAptConf)
 	}
-	return vars
+	return append(vars, certificates(outTarget)...)
 }
 
 // stageElements writes a copy of each selected element, so that hooks can read

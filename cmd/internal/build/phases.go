@@ -86,7 +86,7 @@ func (w *worker) inTarget(ctx context.Context, phase string, args []string) (err
 func (w *worker) targetMounts() []sandbox.Mount {
 	mounts := []sandbox.Mount{
 		{Source: seenHooks, Target: inTarget, ReadOnly: true},
-		{Source: seenTarget, Target: seenTarget, ReadOnly: true},
+		{Source: outTarget, Target: seenTarget, ReadOnly: true},
 	}
 	// What would look at real block devices answers from the plan instead.
 	for _, tool := range shim.TargetPaths() {

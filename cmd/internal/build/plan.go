@@ -34,7 +34,7 @@ func (p *parent) plan() error {
 	if err := p.checkRequest(); err != nil {
 		return err
 	}
-	p.planned = planned{selection: selection}
+	p.planned = planned{selection: selection, tools: baseTools}
 	for _, e := range selection.Elements {
 		p.planned.staged = append(p.planned.staged, Staged{Name: e.Name, Seen: e.Dir, BuiltIn: e.Builtin})
 		if !e.Builtin {
@@ -45,6 +45,11 @@ func (p *parent) plan() error {
 	p.tell(Event{Kind: Message, Text: "Expanded element dependencies to: " + strings.Join(selection.Names(), " ")})
 	return nil
 }
+
+// baseTools are what the tools root holds beside Debian's required packages
+// when all elements are built in: what debian-minimal asks for, so that the
+// tools root and the base are one snapshot.
+var baseTools = []string{"dbus", "libpam-systemd", "netbase", "sudo", "systemd-sysv", "udev"}
 
 // hostTools are the packages that hooks outside the image find in the tools
 // root beside Debian's required ones, when an element is not ours: what
@@ -100,7 +105,7 @@ func (p *parent) job() Job {
 	return Job{
 		Request: req, Elements: p.planned.staged, Names: p.planned.selection.Names(), Work: p.workDir, Seed: p.inputs.seed,
 		Epoch: p.inputs.epoch, MapBase: p.ids.Base(), ToolsFor: p.planned.tools, CA: p.inputs.server.CAPEM(),
-		TCPPorts: p.inputs.ports(), AptSources: p.inputs.aptSources(),
+		TCPPorts: p.inputs.ports(),
 	}
 }
 

@@ -155,7 +155,6 @@ func (w *worker) sessionMounts() ([]sandbox.Mount, error) {
 		sandbox.Mount{Source: cache, Target: seenCache},
 		sandbox.Mount{Source: w.dirs.shared, Target: seenShared},
 		sandbox.Mount{Source: filepath.Join(w.dirs.stage, "lib"), Target: seenLib, ReadOnly: true},
-		sandbox.Mount{Source: filepath.Join(w.dirs.shared, "target"), Target: seenTarget, ReadOnly: true},
 		sandbox.Mount{Source: filepath.Join(w.dirs.stage, "resolv.conf"), Target: "/etc/resolv.conf", ReadOnly: true},
 	)
 	for _, e := range w.job.Elements {

@@ -17,7 +17,7 @@ import (
 const (
 	seenTarget  = "/dev/.cairn"
 	seenAptConf = seenTarget + "/apt.conf"
-	seenCA      = seenTarget + "/ca.pem"
+	outTarget   = seenShared + "/target" // the same for hooks outside
 )
 
 // aptConf are apt's settings during the build. The build has verified the
@@ -67,11 +67,11 @@ const (
 func (w *worker) hasTable() bool { return slices.Contains(w.job.Names, "block-device-mbr") }
 
 // certificates are the variables by which programs find the certificate of the
-// recording server.
-func certificates() map[string]string {
-	vars := make(map[string]string)
+// recording server, which lies in dir.
+func certificates(dir string) []string {
+	var vars []string
 	for _, name := range []string{"SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "PIP_CERT", "NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO"} {
-		vars[name] = seenCA
+		vars = append(vars, name+"="+dir+"/ca.pem")
 	}
 	return vars
 }

@@ -16,17 +16,16 @@ import (
 // A Job is what the parent gives its worker: all values, so that the worker
 // asks nobody else.
 type Job struct {
-	Request    Request
-	Elements   []Staged // in merge order
-	Names      []string // of the selection, in order
-	Work       string   // the work directory, empty, made by the parent
-	Seed       [32]byte
-	Epoch      time.Time
-	MapBase    string   // names the id range, part of a snapshot's key
-	ToolsFor   []string // packages of the tools root
-	CA         []byte   // certificate of the recording server, PEM
-	TCPPorts   []int    // ports that hooks may connect to beside 80 and 443
-	AptSources string   // sources.list of the image
+	Request  Request
+	Elements []Staged // in merge order
+	Names    []string // of the selection, in order
+	Work     string   // the work directory, empty, made by the parent
+	Seed     [32]byte
+	Epoch    time.Time
+	MapBase  string   // names the id range, part of a snapshot's key
+	ToolsFor []string // packages of the tools root
+	CA       []byte   // certificate of the recording server, PEM
+	TCPPorts []int    // ports that hooks may connect to beside 80 and 443
 }
 
 // Staged is one element of the selection.
