@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"runtime"
 	"sync"
 
 	"golang.org/x/sys/unix"
@@ -33,7 +32,6 @@ func agentMain() int {
 	if err != nil {
 		return 125
 	}
-	runtime.UnlockOSThread()
 	a := &agent{inContainer: len(os.Args) > 1 && os.Args[len(os.Args)-1] == argInContainer, containers: map[int]*contained{}}
 	if mounts, err := mountTable(); err == nil {
 		a.own = map[int]bool{}
@@ -41,8 +39,10 @@ func agentMain() int {
 			a.own[m.id] = true
 		}
 	}
-	a.serve(conn)
-	return 0
+	return offMain(func() int {
+		a.serve(conn)
+		return 0
+	})
 }
 
 // serve answers until the other side is gone, which is the end of the session

@@ -46,6 +46,17 @@ func currentRole(args []string) (role, bool) {
 	return "", false
 }
 
+// The main goroutine of a part keeps the main thread for itself. Capabilities,
+// filters and the parent-death signal belong to a thread; and a goroutine that
+// changes its thread's mount namespace, as ours and libcontainer's do, and ends
+// without unlocking the thread, would leave the main thread in that namespace
+// for good, since the runtime can end every thread but this one.
+func init() {
+	if _, ok := currentRole(os.Args); ok {
+		runtime.LockOSThread()
+	}
+}
+
 // Main must be called before anything else in main. When the package started
 // this process for one of its own parts, Main does that part's work and does
 // not return: it runs libcontainer's initialisation (when _LIBCONTAINER_INITPIPE
@@ -63,8 +74,6 @@ func Main(worker func(ctx context.Context, conn *WorkerConn) error) {
 	if !ok {
 		return
 	}
-	// Capabilities, filters and the parent-death signal belong to a thread.
-	runtime.LockOSThread()
 	os.Exit(play(r, worker)) //nolint:forbidigo // this is the part's main
 }
 
@@ -92,6 +101,13 @@ func play(r role, worker func(context.Context, *WorkerConn) error) int {
 	}
 	fmt.Fprintf(os.Stderr, "sandbox: unknown part %q\n", string(r))
 	return 125
+}
+
+// offMain runs f on a goroutine that is free to move between threads.
+func offMain[T any](f func() T) T {
+	result := make(chan T)
+	go func() { result <- f() }()
+	return <-result
 }
 
 // closeInherited marks every descriptor from first on close-on-exec, so that

@@ -391,7 +391,7 @@ func workerMain(f func(context.Context, *WorkerConn) error) int {
 	}
 	ctx, stop := signalContext()
 	defer stop()
-	if err := f(ctx, conn); err != nil {
+	if err := offMain(func() error { return f(ctx, conn) }); err != nil {
 		fmt.Fprintln(os.Stderr, "sandbox: worker:", err)
 		return 1
 	}
