@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"os"
 	"runtime"
 	"sync"
 
@@ -24,7 +25,7 @@ const (
 
 // content is the content of one file.
 type content struct {
-	base  *base
+	root  *os.File
 	path  string
 	size  int64
 	mtime tree.Time
@@ -49,7 +50,7 @@ func (c *content) Open() (io.ReadCloser, error) {
 }
 
 func (c *content) open() (int, error) {
-	fd, err := openBeneath(c.base, c.path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
+	fd, err := openBeneath(c.root, c.path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
 	if err != nil {
 		return -1, fmt.Errorf("open: %w", err)
 	}
@@ -212,13 +213,13 @@ func allZero(b []byte) bool {
 
 // openBeneath opens a path below the root without following any symbolic
 // link.
-func openBeneath(b *base, path string, flags int) (int, error) {
-	defer runtime.KeepAlive(b)
+func openBeneath(dir *os.File, path string, flags int) (int, error) {
+	defer runtime.KeepAlive(dir)
 	how := unix.OpenHow{
 		Flags:   uint64(flags | unix.O_CLOEXEC | unix.O_NOFOLLOW | unix.O_NOATIME),
 		Resolve: unix.RESOLVE_BENEATH | unix.RESOLVE_NO_SYMLINKS | unix.RESOLVE_NO_MAGICLINKS,
 	}
-	root := b.fd
+	root := int(dir.Fd())
 	fd, err := openat2(root, path, &how)
 	if errors.Is(err, unix.EPERM) { // another user's file
 		how.Flags &^= unix.O_NOATIME

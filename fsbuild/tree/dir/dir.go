@@ -88,35 +88,35 @@ func KeepXattr(name string) bool {
 }
 
 // Read reads the directory root. The tree keeps a descriptor of root open as
-// long as contents refer to it. Reading stops early when ctx is done.
+// long as contents refer to it, which keeps the file system of root busy; use
+// [ReadFrom] to decide when it is closed. Reading stops early when ctx is
+// done.
 func Read(ctx context.Context, root string, o Options) (*tree.Tree, error) {
-	s := &scanner{o: o, top: &base{}, xattrs: &xattrReader{}}
+	f, err := os.OpenFile(filepath.Clean(root), unix.O_PATH|unix.O_DIRECTORY, 0)
+	if err != nil {
+		return nil, fmt.Errorf("read directory: %w", err)
+	}
+	return ReadFrom(ctx, f, o)
+}
+
+// ReadFrom reads an open directory, which may be opened with O_PATH. Contents
+// are opened through it: after it is closed they return an error.
+func ReadFrom(ctx context.Context, root *os.File, o Options) (*tree.Tree, error) {
+	s := &scanner{o: o, root: root, xattrs: &xattrReader{}}
 	if s.o.KeepXattr == nil {
 		s.o.KeepXattr = KeepXattr
 	}
-	t, err := s.read(ctx, root)
+	t, err := s.read(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("read directory: %w", err)
+		return nil, fmt.Errorf("read directory %s: %w", root.Name(), err)
 	}
 	return t, nil
 }
 
-// base is the directory that contents are opened in. Its file is closed when
-// nothing refers to it any more.
-type base struct {
-	file *os.File
-	fd   int
-}
-
-func (s *scanner) read(ctx context.Context, root string) (*tree.Tree, error) {
-	f, err := os.OpenFile(filepath.Clean(root), unix.O_PATH|unix.O_DIRECTORY, 0)
-	if err != nil {
-		return nil, err
-	}
-	s.top.file, s.top.fd = f, int(f.Fd())
+func (s *scanner) read(ctx context.Context) (*tree.Tree, error) {
 	top := &item{}
-	if err := s.stat(s.top.fd, "", ".", top); err != nil {
-		return nil, fmt.Errorf("%s: %w", root, err)
+	if err := s.stat(int(s.root.Fd()), "", ".", top); err != nil {
+		return nil, err
 	}
 	if err := s.scan(ctx, top); err != nil {
 		return nil, err
@@ -126,7 +126,6 @@ func (s *scanner) read(ctx context.Context, root string) (*tree.Tree, error) {
 	if err := s.add(t, top); err != nil {
 		return nil, err
 	}
-	runtime.KeepAlive(f)
 	return t, s.addDevices(t)
 }
 
@@ -145,7 +144,7 @@ type fileID struct{ dev, ino uint64 }
 // scanner reads metadata, several directories at a time.
 type scanner struct {
 	o      Options
-	top    *base
+	root   *os.File
 	xattrs *xattrReader
 }
 
@@ -221,7 +220,7 @@ type worker struct {
 
 // readDir fills d.kids, by name.
 func (w *worker) readDir(d *item) error {
-	fd, err := openBeneath(w.top, d.node.Path, unix.O_RDONLY|unix.O_DIRECTORY)
+	fd, err := openBeneath(w.root, d.node.Path, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
 		return fmt.Errorf("%q: open: %w", d.node.Path, err)
 	}
@@ -304,7 +303,7 @@ func (s *scanner) stat(fd int, name, path string, k *item) error {
 	switch n.Type {
 	case tree.Regular:
 		n.Size = int64(st.Size)
-		c := content{base: s.top, path: path, size: n.Size, mtime: n.MTime, id: k.id}
+		c := content{root: s.root, path: path, size: n.Size, mtime: n.MTime, id: k.id}
 		if n.Content = &c; n.Size >= sparseSize {
 			n.Content = &large{c}
 		}
