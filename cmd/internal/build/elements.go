@@ -72,8 +72,13 @@ func ElementInfo(paths, names []string, arch string, env bool) (string, error) {
 
 // RunParts is dib-run-parts.
 func RunParts(args, env []string, stdin io.Reader, stdout, stderr io.Writer) int {
+	self, err := os.Executable()
+	if err != nil {
+		fmt.Fprintln(stderr, "dib-run-parts:", err)
+		return 1
+	}
 	return runparts.Main(runparts.Process{
-		Args: args, Env: env, Stdin: stdin, Stdout: stdout, Stderr: stderr, Self: "/proc/self/exe", Now: time.Now,
+		Args: args, Env: env, Stdin: stdin, Stdout: stdout, Stderr: stderr, Self: self, Now: time.Now,
 	})
 }
 

@@ -50,7 +50,7 @@ func (w *worker) startSession(ctx context.Context) error {
 	}
 	w.session = s
 	w.undo = append(w.undo, s.Close)
-	return w.offerNetwork(ctx, s)
+	return errors.Join(w.offerNetwork(ctx, s), w.serveHelpers(ctx))
 }
 
 // offerNetwork hands the session's listening sockets to the parent, which
