@@ -104,8 +104,8 @@ func (t *treeDir) writeText(name, text string) error {
 func (t *treeDir) skeleton() error {
 	for _, dir := range []string{
 		"dev/pts", "dev/shm", "etc/apt/apt.conf.d", "etc/apt/preferences.d",
-		"etc/apt/sources.list.d", "etc/apt/trusted.gpg.d", "var/cache/apt/archives/partial",
-		"var/lib/apt/lists/partial", "var/log/apt", infoDir, adminDir + "/alternatives",
+		"etc/apt/sources.list.d", "etc/apt/trusted.gpg.d", "var/cache/apt/archives",
+		"var/lib/apt/lists", "var/log/apt", infoDir, adminDir + "/alternatives",
 		adminDir + "/parts", adminDir + "/triggers", adminDir + "/updates", "proc", "run", "sys",
 	} {
 		if err := t.mkdirAll(dir, 0o755); err != nil {

@@ -121,9 +121,11 @@ func (f *fetcher) download(ctx context.Context, b Blob, url string, m *meter) (r
 		d.unwind()
 		var failed *FetchError
 		if errors.As(err, &failed) && failed.Kind == FetchLength {
-			return d.resumed, errors.Join(err, f.config.Store.DiscardPartial(part))
+			_ = f.config.Store.DiscardPartial(part) // err says what is wrong
+		} else {
+			_ = part.Close() // what is in it is checked when it is used
 		}
-		return d.resumed, errors.Join(err, part.Close())
+		return d.resumed, err
 	}
 	if _, err := f.config.Store.CommitPartial(ctx, part, b.Digest); err != nil {
 		d.unwind()

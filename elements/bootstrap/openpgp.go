@@ -71,7 +71,8 @@ func readArmoredKeys(data []byte) (openpgp.EntityList, []byte, error) {
 // data, and returns the text that was signed. One valid signature by a key of
 // the keyring suffices; signatures by other keys are ignored, but one that is
 // wrong, though its key is known, condemns the file. Keys and signatures are
-// judged at the time now. url only serves the error, a *SignatureError.
+// judged at the time now, or, if that is zero, at the time at which the
+// signature says it was made. url only serves the error, a *SignatureError.
 func verifyClearsigned(url string, data []byte, keyring openpgp.EntityList, now time.Time) ([]byte, error) {
 	fail := func(err error) ([]byte, error) { return nil, &SignatureError{URL: url, Err: err} }
 	if !bytes.HasPrefix(data, []byte(signedBegin)) {
@@ -122,18 +123,22 @@ func checkSignatures(url string, signed []byte, signatures [][]byte, keyring ope
 	failure := &SignatureError{URL: url}
 	valid := false
 	for _, signature := range signatures {
-		config := &packet.Config{Time: func() time.Time { return now }}
+		by, made := issuer(signature)
+		if !now.IsZero() {
+			made = now
+		}
+		config := &packet.Config{Time: func() time.Time { return made }}
 		_, err := openpgp.CheckDetachedSignature(keyring, bytes.NewReader(signed), bytes.NewReader(signature), config)
 		var unsupported pgperrors.UnsupportedError
 		switch {
 		case err == nil:
 			valid = true
 		case errors.Is(err, pgperrors.ErrUnknownIssuer):
-			failure.Unknown = append(failure.Unknown, issuer(signature))
+			failure.Unknown = append(failure.Unknown, by)
 		case errors.Is(err, pgperrors.ErrKeyExpired), errors.Is(err, pgperrors.ErrSignatureExpired), errors.As(err, &unsupported):
-			failure.Err = errors.Join(failure.Err, fmt.Errorf("key %s: %w", issuer(signature), err))
+			failure.Err = errors.Join(failure.Err, fmt.Errorf("key %s: %w", by, err))
 		default:
-			failure.Err = fmt.Errorf("key %s: %w", issuer(signature), err)
+			failure.Err = fmt.Errorf("key %s: %w", by, err)
 			return failure
 		}
 	}
@@ -143,13 +148,15 @@ func checkSignatures(url string, signed []byte, signatures [][]byte, keyring ope
 	return failure
 }
 
-// issuer returns the id of the key that a signature packet names.
-func issuer(signature []byte) string {
+// issuer returns the id of the key that a signature packet names, and when it
+// says it was made.
+func issuer(signature []byte) (id string, made time.Time) {
 	p, err := packet.Read(bytes.NewReader(signature))
-	if s, ok := p.(*packet.Signature); ok && err == nil && s.IssuerKeyId != nil {
-		return fmt.Sprintf("%016X", *s.IssuerKeyId)
+	s, ok := p.(*packet.Signature)
+	if !ok || err != nil || s.IssuerKeyId == nil {
+		return "of no name", time.Time{}
 	}
-	return "of no name"
+	return fmt.Sprintf("%016X", *s.IssuerKeyId), s.CreationTime
 }
 
 // clearsignedText returns the text of a clearsigned message, nil if data does

@@ -201,9 +201,6 @@ func (s *solver) install(wanted []*name) error {
 	for _, n := range wanted {
 		s.markInstall(n, true, 0, true)
 	}
-	if len(s.broken()) > 0 {
-		s.fixProblems()
-	}
 	if broken := s.broken(); len(broken) > 0 {
 		return s.explain(broken)
 	}

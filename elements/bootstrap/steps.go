@@ -122,6 +122,9 @@ func preinstStep(c *control, dpkgVersion string) Step {
 			"DPKG_RUNNING_VERSION="+dpkgVersion,
 			"DPKG_ADMINDIR=/"+adminDir,
 			"DPKG_ROOT=",
+			"PERL_DL_NONLAZY=1",
+			// dpkg runs the script out of tmp.ci, where debconf finds the name.
+			"DEBCONF_PACKAGE="+c.name,
 		),
 	}
 }

@@ -139,11 +139,10 @@ func openDebs(ctx context.Context, debs []Deb) ([]*packageFile, error) {
 		if err := p.open(); err != nil {
 			return list, p.fail(err)
 		}
-		if key := p.control.infoName(); seen[key] {
+		if seen[p.control.infoName()] {
 			return list, p.fail(errors.New("given twice"))
-		} else { //nolint:revive // key is needed
-			seen[key] = true
 		}
+		seen[p.control.infoName()] = true
 	}
 	return list, nil
 }

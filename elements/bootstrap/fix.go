@@ -1,3 +1,0 @@
-package bootstrap
-
-func (s *solver) fixProblems() {}
