@@ -155,6 +155,18 @@ func judgeOutputs(t *testing.T, outs []Output, results []Result, size int64) {
 	}
 }
 
+func TestCompressOnRequestOnly(t *testing.T) {
+	outs := outputs(t, t.TempDir())
+	_, err := disk{size: 16 << 20}.write(t.Context(), &fakeFS{pieces: pieces(7, 16<<20, 8<<20)}, outs, nil)
+	must(t, err)
+	for _, o := range outs[1:] {
+		info := run(t, "qemu-utils", "qemu-img", "check", "--output=json", o.File.Name())
+		if got := strings.Contains(info, `"compressed-clusters"`); got != o.Compress {
+			t.Errorf("Compress %v, but qemu-img check says %s", o.Compress, info)
+		}
+	}
+}
+
 func TestRawIsSparse(t *testing.T) {
 	d := disk{size: 1 << 40}
 	data := bytes.Repeat([]byte("data"), 1024)
