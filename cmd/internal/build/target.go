@@ -1,0 +1,77 @@
+package build
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"cairn/reproducibility"
+	"cairn/sandbox/shim"
+)
+
+// What hooks find in /dev/.cairn, which is never part of an image: the
+// description of the disk to be, apt's settings for the build, and the
+// certificate of the recording server.
+const (
+	seenTarget  = "/dev/.cairn"
+	seenAptConf = seenTarget + "/apt.conf"
+	seenCA      = seenTarget + "/ca.pem"
+)
+
+// aptConf are apt's settings during the build. The build has verified the
+// archive's indexes, dates included, before it began; a rebuild from a lock
+// uses the same ones later.
+const aptConf = `Acquire::Check-Valid-Until "false";
+Acquire::Check-Date "false";
+Acquire::Retries "2";
+`
+
+// stageDisk writes these files.
+func (w *worker) stageDisk() error {
+	dir := filepath.Join(w.dirs.shared, "target")
+	if err := makeImageDir(dir); err != nil {
+		return err
+	}
+	disk, err := json.Marshal(w.disk())
+	if err != nil {
+		return err
+	}
+	for name, content := range map[string][]byte{"disk.json": disk, "apt.conf": []byte(aptConf), "ca.pem": w.job.CA} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
+			return fail(err, "write %s for the hooks", name)
+		}
+	}
+	return nil
+}
+
+// disk is what grub-probe says of the disk to be.
+func (w *worker) disk() shim.Disk {
+	seed := reproducibility.Seed(w.job.Seed)
+	d := shim.Disk{Label: w.rootLabel(), UUID: seed.UUID(rootName).String(), FS: "ext4"}
+	if w.hasTable() {
+		d.PartMap, d.Partition = "msdos", 1
+		d.PartUUID = fmt.Sprintf("%08x-01", seed.MBRSignature(diskName))
+	}
+	return d
+}
+
+// Names from which identifiers are derived.
+const (
+	rootName = "root"
+	diskName = "disk"
+)
+
+// hasTable says whether the image is a partitioned disk.
+func (w *worker) hasTable() bool { return slices.Contains(w.job.Names, "block-device-mbr") }
+
+// certificates are the variables by which programs find the certificate of the
+// recording server.
+func certificates() map[string]string {
+	vars := make(map[string]string)
+	for _, name := range []string{"SSL_CERT_FILE", "CURL_CA_BUNDLE", "REQUESTS_CA_BUNDLE", "PIP_CERT", "NODE_EXTRA_CA_CERTS", "GIT_SSL_CAINFO"} {
+		vars[name] = seenCA
+	}
+	return vars
+}

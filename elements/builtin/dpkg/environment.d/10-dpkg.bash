@@ -1,0 +1,3 @@
+export DIB_ADD_APT_KEYS=${DIB_ADD_APT_KEYS:-}
+export DEBIAN_FRONTEND=noninteractive
+export DEBCONF_NONINTERACTIVE_SEEN=true
