@@ -105,7 +105,6 @@ func Shim(args, env []string) int {
 // environment is what hooks see in each phase.
 func (w *worker) environment(s *elements.Selection) elements.Environment {
 	r := w.req
-	places := []elements.Place{{Path: r.Cwd, Name: "$PWD"}, {Path: r.Home, Name: "$HOME"}}
 	paths := slices.Clone(r.ElementPaths)
 	return elements.Environment{
 		Caller: r.Env, Elements: s, ElementsPath: append(paths, seenElements), Arch: r.Arch, ImageName: r.Output,
@@ -114,7 +113,7 @@ func (w *worker) environment(s *elements.Selection) elements.Environment {
 		HooksPath: seenHooks, MountPath: seenMnt, Home: r.Home, Python: "/usr/bin/python3", Socket: path.Join(seenShared, "socket"),
 		HostPath:    seenBin + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		BlockDevice: seenDevice, BlockDevices: "[image0]=" + seenDevice + " [root]=" + seenDevice + "p1 ",
-		Args: elements.CanonicalArgs(r.Args, places), Env: elements.CanonicalEnv(r.Env, places),
+		Args: elements.CanonicalArgs(r.Args, places(r)), Env: elements.CanonicalEnv(r.Env, places(r)),
 		FullArgs: strings.Join(r.Args, " "), FullEnv: elements.FullEnv(r.Env),
 		Set: w.phaseVariables(),
 	}

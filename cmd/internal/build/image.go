@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"cairn/fsbuild"
@@ -70,16 +71,27 @@ func (w *worker) readTree(ctx context.Context) (*tree.Tree, error) {
 	if err != nil {
 		return nil, fail(err, "read the tree")
 	}
-	report, err := reproducibility.Normalise(t, reproducibility.Params{Epoch: w.job.Epoch})
+	report, err := reproducibility.Normalise(t, reproducibility.Params{
+		Epoch: w.job.Epoch, Started: w.begun, Ended: time.Now(), Dev: w.devices(), ResolvConf: []byte(resolver),
+	})
 	if err != nil {
 		return nil, fail(err, "normalise the tree")
 	}
 	if w.req.Trace > 0 {
-		for _, line := range report.Lines() {
-			w.host.tell(Event{Kind: Line, Step: w.step, Text: line})
+		for line := range strings.Lines(report.String()) {
+			w.host.tell(Event{Kind: Line, Step: w.step, Text: "normalise: " + strings.TrimSpace(line)})
 		}
 	}
 	return t, nil
+}
+
+// devices are the device nodes that the base came with.
+func (w *worker) devices() []string {
+	var paths []string
+	for _, n := range w.ledger {
+		paths = append(paths, n.Path)
+	}
+	return paths
 }
 
 // describe turns the tree and the request into what is written.
@@ -88,14 +100,14 @@ func (w *worker) describe(t *tree.Tree) (*fsbuild.Image, error) {
 	img := &fsbuild.Image{
 		Tree: t, DiskSize: w.req.DiskSize,
 		FS: ext4.Params{
-			UUID: seed.UUID(rootName), HashSeed: seed.HashSeed(rootName), Label: w.rootLabel(), Time: w.job.Epoch,
-			Slack: firstBootSlack + w.req.ExtraSize,
+			UUID: seed.UUID(reproducibility.Root), HashSeed: seed.HashSeed(reproducibility.Root), Label: w.rootLabel(), Time: w.job.Epoch,
+			Slack: firstBootSlack + w.req.ExtraSize, KernelReserve: true,
 		},
 	}
 	if !w.hasTable() {
 		return img, nil
 	}
-	img.Table, img.DiskSignature = fsbuild.MBR, seed.MBRSignature(diskName)
+	img.Table, img.DiskSignature = fsbuild.MBR, seed.DiskSignature(reproducibility.Disk)
 	if !slices.Contains(w.job.Names, "bootloader") {
 		return img, nil
 	}
@@ -171,6 +183,7 @@ func (w *worker) publish(outs []*fsbuild.OutputFile, results []fsbuild.Result) e
 		if err := o.Commit(); err != nil {
 			return fail(err, "finish %s", path)
 		}
+		w.summary.MinimalSize, w.summary.GrowLimit = results[i].FileSystem.Size, results[i].FileSystem.MaxSize
 		w.summary.Outputs = append(w.summary.Outputs, Output{
 			Path: path, Format: results[i].Format, Size: results[i].Size, Allocated: results[i].Allocated, SHA256: results[i].SHA256,
 		})

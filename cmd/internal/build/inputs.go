@@ -2,7 +2,6 @@ package build
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -48,6 +47,9 @@ func (p *parent) openInputs(ctx context.Context) (err error) {
 		}
 	}
 	if err := in.openIndex(ctx); err != nil {
+		return withHint(err)
+	}
+	if err := in.openImage(ctx); err != nil {
 		return withHint(err)
 	}
 	if err := in.settle(); err != nil {
@@ -180,20 +182,62 @@ func (in *inputs) debian(ctx context.Context, q DebianQuestion) ([]bootstrap.Pac
 	return packages, in.checkSet(q.Purpose, packages)
 }
 
-// image pulls a base image.
+// openImage pulls the base image that the request names: it belongs to what
+// the seed is made of.
+func (in *inputs) openImage(ctx context.Context) error {
+	reference := in.p.variable("DIB_BASE_IMAGE")
+	if reference == "" {
+		return nil
+	}
+	_, err := in.image(ctx, reference)
+	return err
+}
+
+// image pulls a base image, or takes it from the store when the lock or an
+// earlier call has it.
 func (in *inputs) image(ctx context.Context, reference string) (*oci.Image, error) {
-	o := oci.Options{Arch: in.p.req.Arch, Store: in.p.store, Transport: in.p.transport()}
-	if in.given != nil {
-		if reference = in.given.Base.Reference; reference == "" {
-			return nil, errors.New("the lock names no base image")
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, i := range in.images {
+		if i.Reference == reference {
+			return i, nil
 		}
 	}
-	image, err := oci.Pull(ctx, reference, o)
+	o := oci.Options{Arch: in.p.req.Arch, Store: in.p.store, Transport: in.p.transport(), Insecure: isLoopback}
+	asked := reference
+	if in.given != nil {
+		pinned, err := in.pinnedImage(reference)
+		if err != nil {
+			return nil, err
+		}
+		asked = pinned
+	}
+	image, err := oci.Pull(ctx, asked, o)
 	if err != nil {
 		return nil, err
 	}
-	in.mu.Lock()
-	defer in.mu.Unlock()
+	image.Reference = reference
 	in.images = append(in.images, image)
 	return image, nil
+}
+
+// pinnedImage is the reference by digest of what the lock has for a reference.
+func (in *inputs) pinnedImage(reference string) (string, error) {
+	b := in.given.Base
+	if b.Kind != lock.KindOCI || b.Reference != reference {
+		return "", refuse("build without --locked to make a new lock", "the lock has no base image %s", reference)
+	}
+	name, _, _ := strings.Cut(reference, "@")
+	return name + "@" + string(b.Digest), nil
+}
+
+// isLoopback says whether plain HTTP may be spoken with a registry: only on
+// this machine.
+func isLoopback(host string) bool {
+	name, _, err := net.SplitHostPort(host)
+	if err != nil {
+		name = host
+	}
+	ip := net.ParseIP(name)
+	return name == "localhost" || ip != nil && ip.IsLoopback()
 }

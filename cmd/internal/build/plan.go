@@ -109,6 +109,16 @@ func (p *parent) job() Job {
 	}
 }
 
+// variable is one of the caller's environment.
+func (p *parent) variable(name string) string {
+	for _, kv := range p.req.Env {
+		if value, ok := strings.CutPrefix(kv, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
 // tell shows an event.
 func (p *parent) tell(e Event) {
 	if p.event != nil {

@@ -49,19 +49,13 @@ func (w *worker) stageDisk() error {
 // disk is what grub-probe says of the disk to be.
 func (w *worker) disk() shim.Disk {
 	seed := reproducibility.Seed(w.job.Seed)
-	d := shim.Disk{Label: w.rootLabel(), UUID: seed.UUID(rootName).String(), FS: "ext4"}
+	d := shim.Disk{Label: w.rootLabel(), UUID: uuidText(seed.UUID(reproducibility.Root)), FS: "ext4"}
 	if w.hasTable() {
 		d.PartMap, d.Partition = "msdos", 1
-		d.PartUUID = fmt.Sprintf("%08x-01", seed.MBRSignature(diskName))
+		d.PartUUID = fmt.Sprintf("%08x-01", seed.DiskSignature(reproducibility.Disk))
 	}
 	return d
 }
-
-// Names from which identifiers are derived.
-const (
-	rootName = "root"
-	diskName = "disk"
-)
 
 // hasTable says whether the image is a partitioned disk.
 func (w *worker) hasTable() bool { return slices.Contains(w.job.Names, "block-device-mbr") }

@@ -49,7 +49,7 @@ func Worker(ctx context.Context, conn *sandbox.WorkerConn) error {
 	if err := h.ask(ctx, askJob, None{}, &job); err != nil {
 		return fmt.Errorf("get the job from the parent: %w", err)
 	}
-	w := &worker{job: job, req: &job.Request, host: h, dirs: workDirs(job.Work)}
+	w := &worker{job: job, req: &job.Request, host: h, dirs: workDirs(job.Work), begun: time.Now()}
 	summary, err := w.run(ctx)
 	if cerr := w.close(); err == nil && cerr != nil {
 		err = fail(cerr, "clean up the work directory %s", job.Work)
@@ -68,6 +68,7 @@ type worker struct {
 	session *sandbox.Session
 	env     hookEnv
 	step    string // under way
+	begun   time.Time
 	steps   []StepTime
 	ledger  []tree.Node
 	shared  []shared
