@@ -148,34 +148,40 @@ func encode(v any) []byte {
 	return b
 }
 
-// OpenStackService serves the instance's metadata as OpenStack does.
-func OpenStackService(i Instance) http.Handler { return newService(i.OpenStack()) }
-
-// ec2Versions are the versions of EC2's service that guests look for.
-var ec2Versions = []string{"2009-04-04", "2018-09-24", "2021-03-23", "latest"}
+// OpenStackService serves the instance's metadata as OpenStack does: its own
+// tree, and EC2's beside it.
+func OpenStackService(i Instance) http.Handler {
+	return newService(slices.Concat(i.OpenStack(), versions(i.EC2(), "2009-04-04", "latest")), i.KeyName)
+}
 
 // EC2Service serves the instance's metadata as EC2 does, including the session
 // tokens of its second version, which are handed out and never demanded.
 func EC2Service(i Instance) http.Handler {
-	var files []File
-	for _, version := range ec2Versions {
-		for _, f := range i.EC2() {
-			files = append(files, File{path.Join(version, f.Name), f.Data})
+	s := newService(versions(i.EC2(), "2009-04-04", "2018-09-24", "2021-03-23", "latest"), i.KeyName)
+	s.tokens = true
+	return s
+}
+
+// versions puts the files below a folder for each version.
+func versions(files []File, names ...string) []File {
+	var all []File
+	for _, name := range names {
+		for _, f := range files {
+			all = append(all, File{path.Join(name, f.Name), f.Data})
 		}
 	}
-	s := newService(files)
-	s.keyNames = []string{i.KeyName}
-	return s
+	return all
 }
 
 // service serves files and the listings of their folders.
 type service struct {
-	files    map[string][]byte
-	keyNames []string // how EC2 lists public-keys: "0=name"
+	files   map[string][]byte
+	keyName string // EC2 lists keys by number and name
+	tokens  bool   // whether the second version of EC2's service is there
 }
 
-func newService(files []File) *service {
-	s := &service{files: make(map[string][]byte, len(files))}
+func newService(files []File, keyName string) *service {
+	s := &service{files: make(map[string][]byte, len(files)), keyName: keyName}
 	for _, f := range files {
 		s.files[f.Name] = f.Data
 	}
@@ -185,7 +191,7 @@ func newService(files []File) *service {
 // ServeHTTP answers GET of a file or a folder, and PUT for a token.
 func (s *service) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	name := strings.Trim(path.Clean("/"+r.URL.Path), "/")
-	if r.Method == http.MethodPut && name == "latest/api/token" && s.keyNames != nil {
+	if r.Method == http.MethodPut && name == "latest/api/token" && s.tokens {
 		w.Header().Set("X-Aws-Ec2-Metadata-Token-Ttl-Seconds", r.Header.Get("X-Aws-Ec2-Metadata-Token-Ttl-Seconds"))
 		w.Write([]byte("token")) //nolint:errcheck // the guest may hang up
 		return
@@ -237,11 +243,8 @@ func (s *service) list(folder string) []byte {
 	}
 	slices.Sort(names)
 	names = slices.Compact(names)
-	if s.keyNames != nil && path.Base(folder) == "public-keys" {
-		names = names[:0]
-		for n, key := range s.keyNames {
-			names = append(names, fmt.Sprintf("%d=%s", n, key))
-		}
+	if path.Base(folder) == "public-keys" {
+		return []byte("0=" + s.keyName)
 	}
 	if prefix == "openstack/" {
 		return []byte(strings.ReplaceAll(strings.Join(names, "\n"), "/", ""))

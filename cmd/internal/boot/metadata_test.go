@@ -30,6 +30,8 @@ func TestServices(t *testing.T) {
 		{"openstack user data", openStack, "GET", "/openstack/latest/user_data", 200, "#!/bin/sh\n"},
 		{"openstack no user data", OpenStackService(plain), "GET", "/openstack/latest/user_data", 404, "404 page not found\n"},
 		{"openstack other version", openStack, "GET", "/openstack/2012-08-10/meta_data.json", 404, "404 page not found\n"},
+		{"openstack as ec2", openStack, "GET", "/latest/meta-data/public-keys", 200, "0=mykey"},
+		{"openstack root", openStack, "GET", "/", 200, "2009-04-04/\nlatest/\nopenstack/"},
 		{"openstack token", openStack, "PUT", "/latest/api/token", 405, "method not allowed\n"},
 		{"root", ec2, "GET", "/", 200, "2009-04-04/\n2018-09-24/\n2021-03-23/\nlatest/"},
 		{"ec2 id", ec2, "GET", "/2009-04-04/meta-data/instance-id", 200, "i-1"},

@@ -259,13 +259,18 @@ func (g *guest) checkNoMAC(t *testing.T) {
 // with the guest's own release, and nothing of the machine that built it.
 func (g *guest) checkSources(t *testing.T) {
 	release := g.run(t, ". /etc/os-release; echo $VERSION_CODENAME")
-	targets := g.run(t, `apt-get indextargets --format '$(REPO_URI) $(RELEASE)' 'Created-By: Packages' | sort -u`)
-	want := []string{
-		"http://ftp.debian.org/debian/ " + release,
-		"http://ftp.debian.org/debian/ " + release + "-updates",
-		"http://security.debian.org/debian-security/ " + release + "-security",
+	var got []string
+	releases := regexp.MustCompile(`'(\S+)/dists/(\S+)/InRelease'`)
+	for _, m := range releases.FindAllStringSubmatch(g.run(t, "apt-get update --print-uris"), -1) {
+		got = append(got, m[1]+" "+m[2])
 	}
-	if got := strings.Split(targets, "\n"); !slices.Equal(got, want) {
+	slices.Sort(got)
+	want := []string{
+		"http://ftp.debian.org/debian " + release,
+		"http://ftp.debian.org/debian " + release + "-updates",
+		"http://security.debian.org/debian-security " + release + "-security",
+	}
+	if !slices.Equal(got, want) {
 		t.Errorf("apt sources = %q, want %q", got, want)
 	}
 }

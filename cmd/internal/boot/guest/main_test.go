@@ -30,7 +30,7 @@ const (
 	bootTimeout    = 10 * time.Minute // from power-on to a login by key
 	settleTimeout  = 8 * time.Minute  // from there to the end of the first boot
 	commandTimeout = 5 * time.Minute
-	installTimeout = 12 * time.Minute // of a kernel package
+	installTimeout = 20 * time.Minute // of a kernel package
 	haltTimeout    = 3 * time.Minute
 )
 
@@ -81,34 +81,35 @@ type cloud struct {
 	name       string
 	datasource string // as cloud-init names it in result.json
 	instanceID string
+	isolated   bool // without it the guest learns a gateway and a name server
 	// prepare adds what this cloud gives its guests; dir is a scratch folder.
 	prepare func(c *boot.Config, i boot.Instance, dir string) error
 }
 
 var clouds = []cloud{
 	{
-		"openstack", "DataSourceOpenStack", "6b1a7c9e-2f43-4b7e-9a55-0c5d1e5f7a01",
+		"openstack", "DataSourceOpenStack", "6b1a7c9e-2f43-4b7e-9a55-0c5d1e5f7a01", false,
 		func(c *boot.Config, i boot.Instance, _ string) error {
 			c.SMBIOS, c.Metadata = boot.OpenStackSMBIOS(), boot.OpenStackService(i)
 			return nil
 		},
 	},
 	{
-		"ec2", "DataSourceEc2", "i-0123456789abcdef0",
+		"ec2", "DataSourceEc2", "i-0123456789abcdef0", true,
 		func(c *boot.Config, i boot.Instance, _ string) error {
 			c.SMBIOS, c.Metadata = boot.EC2SMBIOS(), boot.EC2Service(i)
 			return nil
 		},
 	},
 	{
-		"configdrive", "DataSourceConfigDrive", "6b1a7c9e-2f43-4b7e-9a55-0c5d1e5f7a03",
+		"configdrive", "DataSourceConfigDrive", "6b1a7c9e-2f43-4b7e-9a55-0c5d1e5f7a03", true,
 		func(c *boot.Config, i boot.Instance, dir string) error {
 			c.SMBIOS = boot.OpenStackSMBIOS()
 			return addSeed(c, dir, boot.ConfigDriveLabel, i.OpenStack())
 		},
 	},
 	{
-		"nocloud", "DataSourceNoCloud", "nocloud-instance-1",
+		"nocloud", "DataSourceNoCloud", "nocloud-instance-1", true,
 		func(c *boot.Config, i boot.Instance, dir string) error {
 			return addSeed(c, dir, boot.NoCloudLabel, i.NoCloud())
 		},
@@ -140,7 +141,7 @@ func (c cloud) start(t *testing.T) *guest {
 		UserData:  "#!/bin/sh\necho " + c.instanceID + " >/var/lib/cairn-user-data\n",
 		MAC:       boot.DefaultMAC,
 	}}
-	config := boot.Config{Image: image(t), DiskBytes: diskBytes, Accel: accelerator(), Isolated: true}
+	config := boot.Config{Image: image(t), DiskBytes: diskBytes, Accel: accelerator(), Isolated: c.isolated}
 	if err := c.prepare(&config, g.instance, t.TempDir()); err != nil {
 		t.Fatal(err)
 	}
