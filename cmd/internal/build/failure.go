@@ -3,6 +3,8 @@ package build
 import (
 	"errors"
 	"fmt"
+
+	"cairn/sandbox"
 )
 
 // A Failure is an error with what to do about it. It crosses from the worker
@@ -44,9 +46,24 @@ func asFailure(err error) *Failure {
 	if errors.As(err, &inner) {
 		f.Hint, f.Code = inner.Hint, inner.Code
 	}
-	var h hinted
-	if f.Hint == "" && errors.As(err, &h) {
-		f.Hint = h.Hint()
+	if f.Hint == "" {
+		f.Hint = hintOf(err)
 	}
 	return f
+}
+
+// hintOf finds the hint that an error below carries.
+func hintOf(err error) string {
+	var h hinted
+	var preflight *sandbox.PreflightError
+	var start *sandbox.StartError
+	switch {
+	case errors.As(err, &h):
+		return h.Hint()
+	case errors.As(err, &preflight):
+		return preflight.Hint
+	case errors.As(err, &start):
+		return start.Hint
+	}
+	return ""
 }

@@ -41,6 +41,9 @@ func Run(ctx context.Context, req *Request, event func(Event)) (*Summary, error)
 	}
 	summary, err := p.work(ctx)
 	err = errors.Join(err, p.removeWork(context.WithoutCancel(ctx)))
+	if ctx.Err() != nil {
+		return nil, context.Cause(ctx)
+	}
 	if err != nil {
 		return nil, flatten(err)
 	}
