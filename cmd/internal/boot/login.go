@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -20,7 +19,6 @@ import (
 // Key is a pair of ssh keys.
 type Key struct {
 	signer ssh.Signer
-	pem    []byte
 }
 
 // NewKey makes an Ed25519 key pair.
@@ -33,20 +31,13 @@ func NewKey() (*Key, error) {
 	if err != nil {
 		return nil, fmt.Errorf("make ssh key: %w", err)
 	}
-	block, err := ssh.MarshalPrivateKey(private, "cairn boot")
-	if err != nil {
-		return nil, fmt.Errorf("make ssh key: %w", err)
-	}
-	return &Key{signer, pem.EncodeToMemory(block)}, nil
+	return &Key{signer}, nil
 }
 
 // Public is the public key as a line of authorized_keys, without its end.
 func (k *Key) Public() string {
 	return strings.TrimSuffix(string(ssh.MarshalAuthorizedKey(k.signer.PublicKey())), "\n")
 }
-
-// PrivatePEM is the private key as ssh's own key file.
-func (k *Key) PrivatePEM() []byte { return bytes.Clone(k.pem) }
 
 // Session is a login on a guest. Several goroutines may use it.
 type Session struct {

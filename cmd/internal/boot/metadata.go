@@ -20,9 +20,9 @@ type Instance struct {
 	AvailabilityZone string // "" is "nova"
 }
 
-// ServiceUUID turns an EC2 instance into the UUID and serial number by which
-// guests know that they run in EC2: it begins with "ec2".
-const ServiceUUID = "ec2e1916-9099-7caf-fd21-012345abcdef"
+// ec2UUID is a UUID and serial number by which guests know that they run in
+// EC2: it begins with "ec2", and both are the same.
+const ec2UUID = "ec2e1916-9099-7caf-fd21-012345abcdef"
 
 // OpenStackSMBIOS are values for [Config.SMBIOS] by which a guest knows that
 // it runs in OpenStack and has a metadata service.
@@ -32,7 +32,7 @@ func OpenStackSMBIOS() []string {
 
 // EC2SMBIOS are the same for EC2.
 func EC2SMBIOS() []string {
-	return []string{"type=1,manufacturer=Amazon EC2,product=t3.small,uuid=" + ServiceUUID + ",serial=" + ServiceUUID}
+	return []string{"type=1,manufacturer=Amazon EC2,product=t3.small,uuid=" + ec2UUID + ",serial=" + ec2UUID}
 }
 
 // File is a file that a metadata service or a seed disk holds. Its name is
