@@ -17,7 +17,7 @@ type identity struct{ machineID, hostKey string }
 // TestGuests boots the image in each kind of cloud. OpenStack's guest is also
 // changed as an administrator would change it, and booted again.
 func TestGuests(t *testing.T) {
-	image(t)
+	built := image(t)
 	identities := make(map[string]identity)
 	report := make(chan struct {
 		cloud string
@@ -27,7 +27,7 @@ func TestGuests(t *testing.T) {
 		for _, c := range clouds {
 			t.Run(c.name, func(t *testing.T) {
 				t.Parallel()
-				g := c.start(t)
+				g := c.start(t, built)
 				g.checkFirstBoot(t, c)
 				report <- struct {
 					cloud string

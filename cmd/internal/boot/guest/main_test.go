@@ -122,10 +122,10 @@ func addSeed(c *boot.Config, dir, label string, files []boot.File) error {
 	return boot.WriteSeed(path, label, files)
 }
 
-// start boots the image in the cloud, logs in with the key that only the
+// start boots an image in the cloud, logs in with the key that only the
 // cloud's metadata knows, and waits until the first boot is over. The machine
 // ends with the test.
-func (c cloud) start(t *testing.T) *guest {
+func (c cloud) start(t *testing.T, image string) *guest {
 	t.Helper()
 	require.Tool(t, "qemu-system-x86_64", "qemu-system-x86")
 	require.Tool(t, "qemu-img", "qemu-utils")
@@ -141,7 +141,7 @@ func (c cloud) start(t *testing.T) *guest {
 		UserData:  "#!/bin/sh\necho " + c.instanceID + " >/var/lib/cairn-user-data\n",
 		MAC:       boot.DefaultMAC,
 	}}
-	config := boot.Config{Image: image(t), DiskBytes: diskBytes, Accel: accelerator(), Isolated: c.isolated}
+	config := boot.Config{Image: image, DiskBytes: diskBytes, Accel: accelerator(), Isolated: c.isolated}
 	if err := c.prepare(&config, g.instance, t.TempDir()); err != nil {
 		t.Fatal(err)
 	}

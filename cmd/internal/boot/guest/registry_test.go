@@ -1,0 +1,106 @@
+package guest_test
+
+import (
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/go-containerregistry/pkg/registry"
+
+	"cairn/tests/require"
+)
+
+// TestRegistryBase builds a virtual machine on a base image that comes from a
+// registry, and boots it.
+func TestRegistryBase(t *testing.T) {
+	require.Root(t)
+	who := require.OrdinaryUser(t)
+	dir := shared(t, who)
+	server := httptest.NewServer(registry.New())
+	defer server.Close()
+	reference := strings.TrimPrefix(server.URL, "http://") + "/test/debian:bookworm"
+	push(t, baseLayout(t, dir), reference)
+
+	cairn, err := filepath.Abs("../../../../bin/cairn")
+	if err != nil {
+		t.Fatal(err)
+	}
+	name := filepath.Join(dir, "vm")
+	build := who.Command(cairn, "build", "-t", "qcow2", "-o", name, "debian", "vm", "cloud-init", "openssh-server", "growroot")
+	build.Env = append(build.Env, "HOME="+who.Home, "TMPDIR="+dir, "DIB_BASE_IMAGE="+reference, "DIB_DEBIAN_KERNEL_FLAVOUR=cloud-amd64")
+	build.Dir = dir
+	out, err := build.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %v\n%s", build.Args, err, lastLines(string(out), 60))
+	}
+	if !strings.Contains(string(out), reference+" is sha256:") {
+		t.Errorf("the build did not say what %s is", reference)
+	}
+	lock, err := os.ReadFile(name + ".lock.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !strings.Contains(string(lock), `"kind": "oci"`) || !strings.Contains(string(lock), reference) {
+		t.Errorf("the lock does not name the base image:\n%s", lastLines(string(lock), 20))
+	}
+	g := clouds[len(clouds)-1].start(t, name+".qcow2")
+	g.checkFirstBoot(t, clouds[len(clouds)-1])
+}
+
+// shared is a scratch folder of the user.
+func shared(t *testing.T, who require.User) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/var/tmp", "cairn-registry-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := os.RemoveAll(dir); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := os.Chown(dir, int(who.UID), int(who.GID)); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// baseLayout makes a base image with mmdebstrap and umoci.
+func baseLayout(t *testing.T, dir string) string {
+	t.Helper()
+	require.Tool(t, "mmdebstrap", "mmdebstrap")
+	require.Tool(t, "umoci", "umoci")
+	work := filepath.Join(dir, "base")
+	script := `set -eu
+mkdir "$0"; cd "$0"
+mirror=$(apt-get indextargets --format '$(REPO_URI)|$(ORIGIN)|$(LABEL)' 'Identifier: Packages' | awk -F'|' '$2=="Debian" && $3=="Debian" {print $1; exit}')
+mmdebstrap --variant=minbase --skip=check/qemu bookworm root.tar "$mirror"
+umoci init --layout image
+umoci new --image image:bookworm
+umoci unpack --image image:bookworm bundle
+tar -C bundle/rootfs --xattrs --xattrs-include='*' --numeric-owner -xf root.tar
+umoci repack --image image:bookworm bundle
+rm -rf bundle root.tar`
+	if out, err := exec.Command("sh", "-c", script, work).CombinedOutput(); err != nil {
+		t.Fatalf("make the base image: %v\n%s", err, lastLines(string(out), 40))
+	}
+	return filepath.Join(work, "image")
+}
+
+// push puts the image into the registry.
+func push(t *testing.T, layout, reference string) {
+	t.Helper()
+	skopeo := require.Tool(t, "skopeo", "skopeo")
+	out, err := exec.Command(skopeo, "--insecure-policy", "copy", "--dest-tls-verify=false", "oci:"+layout+":bookworm", "docker://"+reference).CombinedOutput()
+	if err != nil {
+		t.Fatalf("skopeo copy: %v\n%s", err, out)
+	}
+}
+
+func lastLines(text string, n int) string {
+	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}
