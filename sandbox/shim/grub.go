@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -142,4 +143,28 @@ func missing(value, what string) error {
 		return fmt.Errorf("the disk has no %s", what)
 	}
 	return nil
+}
+
+// grubMkrelpath answers what grub-mkrelpath finds out from the mount table: a path relative to the root of its file
+// system. In the image everything is on the root file system, while the mount table shows where the tree lies on the
+// build host.
+//
+// util/grub-mkrelpath.c of GRUB 2.06
+func grubMkrelpath(p Process) int {
+	var path string
+	for _, a := range p.Args[1:] {
+		if !strings.HasPrefix(a, "-") {
+			path = a
+		}
+	}
+	real, err := filepath.EvalSymlinks(path)
+	if err == nil {
+		real, err = filepath.Abs(real)
+	}
+	if path == "" || err != nil {
+		fmt.Fprintf(p.Stderr, "grub-mkrelpath: error: cannot resolve %q: %v\n", path, err)
+		return 1
+	}
+	fmt.Fprintln(p.Stdout, strings.TrimSuffix(real, "/"))
+	return 0
 }

@@ -38,7 +38,7 @@ func HostNames() []string { return []string{"cairn-helper", "kpartx", "losetup",
 
 // TargetPaths are the programs of an image that this program covers during the build, where they exist.
 func TargetPaths() []string {
-	return []string{"/usr/sbin/grub-bios-setup", "/usr/sbin/grub-install", "/usr/sbin/grub-probe"}
+	return []string{"/usr/bin/grub-mkrelpath", "/usr/sbin/grub-bios-setup", "/usr/sbin/grub-install", "/usr/sbin/grub-probe"}
 }
 
 // Is tells whether name, without its directory, is one of a shim.
@@ -57,6 +57,8 @@ func Main(p Process, verbs map[string]Verb) int {
 		return helper(p, verbs)
 	case "grub-probe":
 		return grubProbe(p)
+	case "grub-mkrelpath":
+		return grubMkrelpath(p)
 	case "grub-install", "grub-bios-setup":
 		return grubInstall(p, name)
 	case "losetup", "kpartx":

@@ -190,3 +190,19 @@ func TestRemote(t *testing.T) {
 		})
 	}
 }
+
+func TestGrubMkrelpath(t *testing.T) {
+	dir := t.TempDir()
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink("/etc/passwd", link); err != nil {
+		t.Fatal(err)
+	}
+	for path, want := range map[string]string{"/etc/passwd": "/etc/passwd\n", link: "/etc/passwd\n", "/": "\n"} {
+		if status, out, errs := start(t, nil, "grub-mkrelpath", path); status != 0 || out != want {
+			t.Errorf("grub-mkrelpath %s: status %d, %q, %s; want %q", path, status, out, errs, want)
+		}
+	}
+	if status, _, errs := start(t, nil, "grub-mkrelpath", filepath.Join(dir, "none")); status != 1 || !strings.Contains(errs, "cannot resolve") {
+		t.Errorf("a missing path: status %d, %q", status, errs)
+	}
+}
