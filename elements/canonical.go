@@ -13,6 +13,7 @@ type Place struct{ Path, Name string }
 var outward = map[string]bool{
 	"-o": true, "-t": true, "-u": false, "-x": false, "--logfile": true, "--image-cache": true, "--checksum": false, "--no-tmpfs": false,
 	"--min-tmpfs": true, "--qemu-img-options": true, "--docker-target": true, "--offline": false, "--locked": false,
+	"--lock": true, "--tmpfs": false, "--output": true, "--type": true, "--allow-expired-release": false,
 }
 
 // shortWithValue are the one-letter options that take a value.

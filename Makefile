@@ -1,0 +1,46 @@
+# Cairn: `make image` builds the program and a bootable Debian image with it,
+# `make test` runs everything.
+
+GO      ?= go
+OUT     ?= out
+GOFLAGS_STATIC = -trimpath -tags 'netgo osusergo' -ldflags '-s -w -extldflags -static'
+SOURCES := go.mod go.sum $(shell find cmd elements fsbuild oci reproducibility sandbox -type f -not -name '*_test.go' 2>/dev/null)
+NAMES    = disk-image-create element-info dib-run-parts
+ELEMENTS = debian-minimal vm cloud-init openssh-server growroot
+LINT     = $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
+
+.PHONY: all image test unit bench lint tools clean
+
+all: bin/cairn $(NAMES:%=bin/%)
+
+bin/cairn: $(SOURCES)
+	@mkdir -p bin
+	CGO_ENABLED=1 $(GO) build $(GOFLAGS_STATIC) -o $@.new ./cmd/cairn
+	@mv -f $@.new $@
+
+$(NAMES:%=bin/%): | bin/cairn
+	ln -sf cairn $@
+
+image: all
+	@mkdir -p $(OUT)
+	bin/cairn build -a amd64 -o $(OUT)/debian -t qcow2,raw $(ELEMENTS)
+
+# What the tests need, from Debian's packages; only root can install.
+tools:
+	tests/install-tools
+
+unit:
+	$(GO) vet ./...
+	$(GO) test ./cmd/... ./elements/... ./fsbuild/... ./oci/... ./reproducibility/... ./sandbox/... ./tests/arch/...
+
+lint:
+	$(LINT) run ./...
+
+test: all tools
+	tests/run
+
+bench: all tools
+	tests/bench/run
+
+clean:
+	rm -rf bin $(OUT)

@@ -1,0 +1,159 @@
+package ext4
+
+// run is the blocks from start to before end.
+type run struct{ start, end uint64 }
+
+// groupMap says where the parts of each block group are (section "Layout",
+// "Flexible Block Groups", "Meta Block Groups").
+type groupMap struct {
+	groups         uint64
+	inodesPerGroup uint32
+	blockBitmap    []uint64 // by flex group: bitmaps of its groups, in a row
+	inodeBitmap    []uint64 // by flex group
+	inodeTable     []uint64 // by group
+	free           []run    // what remains for files, ascending
+	end            uint64   // after the last block that the groups need
+}
+
+func (m *groupMap) tableBlocks() uint64 { return uint64(m.inodesPerGroup) / inodesPerBlock }
+
+func (m *groupMap) blockBitmapOf(g uint64) uint64 {
+	return m.blockBitmap[g/groupsPerFlex] + g%groupsPerFlex
+}
+
+func (m *groupMap) inodeBitmapOf(g uint64) uint64 {
+	return m.inodeBitmap[g/groupsPerFlex] + g%groupsPerFlex
+}
+
+// hasSuper tells whether a group keeps a copy of the superblock: groups 0, 1
+// and powers of 3, 5 and 7 (sparse_super).
+func hasSuper(g uint64) bool {
+	if g <= 1 {
+		return true
+	}
+	for _, p := range []uint64{3, 5, 7} {
+		x := p
+		for x < g {
+			x *= p
+		}
+		if x == g {
+			return true
+		}
+	}
+	return false
+}
+
+// hasDescriptors tells whether a group keeps a copy of its meta block group's
+// descriptor block: the first, the second and the last do.
+func hasDescriptors(g uint64) bool {
+	m := g % groupsPerMeta
+	return m == 0 || m == 1 || m == groupsPerMeta-1
+}
+
+// headBlocks is the number of blocks at the start of a group that the
+// superblock and descriptors take.
+func headBlocks(g uint64) (n uint64) {
+	if hasSuper(g) {
+		n++
+	}
+	if hasDescriptors(g) {
+		n++
+	}
+	return n
+}
+
+// newGroupMap places bitmaps and inode tables of each flex group together at
+// its beginning. It reports false when they do not fit before limit.
+func newGroupMap(groups uint64, inodesPerGroup uint32, limit uint64) (*groupMap, bool) {
+	m := &groupMap{groups: groups, inodesPerGroup: inodesPerGroup}
+	for first := uint64(0); first < groups; first += groupsPerFlex {
+		n := min(groupsPerFlex, groups-first)
+		a := arena{free: freeRuns(first, n, limit)}
+		m.blockBitmap = append(m.blockBitmap, a.contiguous(n))
+		m.inodeBitmap = append(m.inodeBitmap, a.contiguous(n))
+		for range n {
+			m.inodeTable = append(m.inodeTable, a.contiguous(m.tableBlocks()))
+		}
+		if a.full {
+			return nil, false
+		}
+		m.free = append(m.free, a.free...)
+		m.end = max(a.end, (first+n-1)*blocksPerGroup+headBlocks(first+n-1)+1)
+	}
+	return m, m.end <= limit
+}
+
+// freeRuns lists the blocks of n groups without the heads of groups.
+func freeRuns(first, n, limit uint64) []run {
+	var free []run
+	for g := first; g < first+n; g++ {
+		r := run{g*blocksPerGroup + headBlocks(g), min((g+1)*blocksPerGroup, limit)}
+		switch k := len(free) - 1; {
+		case r.start >= r.end:
+		case k >= 0 && free[k].end == r.start:
+			free[k].end = r.end
+		default:
+			free = append(free, r)
+		}
+	}
+	return free
+}
+
+// arena hands out blocks of a list of free runs.
+type arena struct {
+	free []run
+	end  uint64 // after the highest block handed out
+	full bool   // a request failed
+}
+
+// contiguous takes the first n free blocks in a row and returns the first.
+func (a *arena) contiguous(n uint64) uint64 {
+	for i, r := range a.free {
+		if r.end-r.start >= n {
+			a.free[i].start += n
+			a.end = max(a.end, r.start+n)
+			if a.free[i].start == r.end {
+				a.free = append(a.free[:i], a.free[i+1:]...)
+			}
+			return r.start
+		}
+	}
+	a.full = true
+	return 0
+}
+
+// take calls f for the lowest n free blocks, in pieces of at most most. Calls
+// of take in succession hand out ascending blocks.
+func (a *arena) take(n, most uint64, f func(start, count uint64)) {
+	for n > 0 {
+		if len(a.free) == 0 {
+			a.full = true
+			return
+		}
+		r := &a.free[0]
+		k := min(n, most, r.end-r.start)
+		f(r.start, k)
+		r.start += k
+		n -= k
+		a.end = max(a.end, r.start)
+		if r.start == r.end {
+			a.free = a.free[1:]
+		}
+	}
+}
+
+// endWith returns the lowest end, not before that of the blocks handed out, at
+// which at least want blocks are free.
+func (a *arena) endWith(want uint64) (end uint64, ok bool) {
+	end = a.end
+	for _, r := range a.free {
+		if r.start < end { // a gap, or what follows the last block
+			want -= min(want, min(r.end, end)-r.start)
+			r.start = min(r.end, end)
+		}
+		if k := min(want, r.end-r.start); k > 0 {
+			end, want = r.start+k, want-k
+		}
+	}
+	return end, want == 0
+}

@@ -1,0 +1,402 @@
+package ext4_test
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"cairn/fsbuild/ext4"
+	"cairn/fsbuild/internal/fstest"
+	"cairn/fsbuild/tree"
+	"cairn/fsbuild/tree/dir"
+)
+
+func run(t testing.TB, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(name, args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %s: %v\n%s", name, strings.Join(args, " "), err, out)
+	}
+	return string(out)
+}
+
+// TestSuperblock compares what tune2fs says with what was asked for.
+func TestSuperblock(t *testing.T) {
+	requireTool(t, "tune2fs", "e2fsprogs")
+	img, s := image(t, fstest.Generate(2), params())
+	got := map[string]string{}
+	for line := range strings.Lines(run(t, "tune2fs", "-l", img)) {
+		key, value, _ := strings.Cut(line, ":")
+		got[key] = strings.TrimSpace(value)
+	}
+	for key, want := range map[string]string{
+		"Filesystem volume name":  "cloudimg-rootfs",
+		"Filesystem UUID":         "c0ffee00-0001-4002-8003-040506070809",
+		"Directory Hash Seed":     "01020304-0506-4708-890a-0b0c0d0e0f10",
+		"Filesystem features":     "has_journal ext_attr dir_index filetype meta_bg extent 64bit flex_bg sparse_super large_file huge_file dir_nlink extra_isize metadata_csum",
+		"Filesystem flags":        "signed_directory_hash",
+		"Default mount options":   "user_xattr acl",
+		"Filesystem state":        "clean",
+		"Errors behavior":         "Continue",
+		"Inode count":             fmt.Sprint(s.Inodes),
+		"Free inodes":             fmt.Sprint(s.Inodes - s.UsedInodes),
+		"Block count":             fmt.Sprint(s.Blocks),
+		"Free blocks":             fmt.Sprint(s.FreeBlocks),
+		"Inodes per group":        fmt.Sprint(s.InodesPerGroup),
+		"Reserved block count":    "0",
+		"Flex block group size":   "128",
+		"Inode size":              "256",
+		"Journal inode":           "8",
+		"Journal backup":          "inode blocks",
+		"Default directory hash":  "half_md4",
+		"Checksum type":           "crc32c",
+		"Maximum mount count":     "-1",
+		"Desired extra isize":     "32",
+		"Check interval":          "0 (<none>)",
+		"Last mounted on":         "<not available>",
+		"Group descriptor size":   "64",
+		"Reserved GDT blocks":     "", // none
+		"Filesystem magic number": "0xEF53",
+	} {
+		if got[key] != want {
+			t.Errorf("%s: %q, want %q", key, got[key], want)
+		}
+	}
+	if s.UUID != got["Filesystem UUID"] {
+		t.Errorf("Summary.UUID is %s", s.UUID)
+	}
+}
+
+// TestSizes: every way to choose a size gives a valid file system of that size.
+func TestSizes(t *testing.T) {
+	const group = 128 << 20
+	for name, c := range map[string]struct {
+		p    ext4.Params
+		size int64 // 0: any
+		free int64 // least, in bytes; exact when minimal, unless -1
+	}{
+		"minimal":              {},
+		"slack":                {p: ext4.Params{Slack: 1<<20 + 1}, free: 1<<20 + 4096},
+		"slack over groups":    {p: ext4.Params{Slack: 3 * group}, free: 3 * group},
+		"first boot":           {p: ext4.Params{Slack: 32 << 20, KernelReserve: true}, free: 32 << 20},
+		"first boot, large":    {p: ext4.Params{Slack: 4 << 30, KernelReserve: true}, free: 4<<30 + 16<<20},
+		"no journal":           {p: ext4.Params{JournalSize: -1}},
+		"small journal":        {p: ext4.Params{JournalSize: 4 << 20}},
+		"journal over groups":  {p: ext4.Params{JournalSize: 1 << 30}},
+		"many inodes":          {p: ext4.Params{Inodes: 1_000_000, Slack: 1}, free: -1},
+		"inodes force groups":  {p: ext4.Params{Inodes: 40_000, Size: 2 * group}, size: 2 * group},
+		"one group":            {p: ext4.Params{Size: group}, size: group},
+		"a block more":         {p: ext4.Params{Size: group + 4096}, size: group + 4096},
+		"half a group more":    {p: ext4.Params{Size: group + group/2}, size: group + group/2},
+		"last of meta group":   {p: ext4.Params{Size: 63*group + group/2}, size: 63*group + group/2},
+		"first of meta group":  {p: ext4.Params{Size: 64*group + group/4}, size: 64*group + group/4},
+		"second flex group":    {p: ext4.Params{Size: 128*group + 4<<20}, size: 128*group + 4<<20},
+		"flex group, too tiny": {p: ext4.Params{Size: 128*group + 100*4096}, size: 128*group + 100*4096},
+		"100 GiB":              {p: ext4.Params{Size: 100 << 30}, size: 100 << 30},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := c.p
+			p.UUID, p.Time = params().UUID, params().Time
+			img, s := image(t, fstest.Generate(4), p)
+			fsck(t, img)
+			if c.size != 0 && s.Size != c.size {
+				t.Errorf("size %d, want %d", s.Size, c.size)
+			}
+			free := s.FreeBlocks * 4096
+			if p.KernelReserve {
+				free -= ext4.KernelReserved(s.Size)
+				c.free = p.Slack
+			}
+			if p.Size == 0 && free != c.free && c.free >= 0 || free < c.free {
+				t.Errorf("%d bytes are free, want %d", free, c.free)
+			}
+			if uint32(s.Inodes) < p.Inodes {
+				t.Errorf("%d inodes, want %d", s.Inodes, p.Inodes)
+			}
+		})
+	}
+}
+
+// TestLastGroup: a minimal file system may end anywhere at the border of a
+// group.
+func TestLastGroup(t *testing.T) {
+	l, err := ext4.Plan(tree.New(), params())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for k := range int64(8) {
+		p := params()
+		p.Slack = 128<<20 - l.Size() - 4*4096 + k*4096
+		img, s := image(t, tree.New(), p)
+		fsck(t, img)
+		if want := p.Slack / 4096; s.FreeBlocks != want {
+			t.Errorf("%d blocks: %d free, want %d", s.Blocks, s.FreeBlocks, want)
+		}
+		if err := os.Remove(img); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// TestGrowth: resize2fs grows the image offline; the summary says how far.
+func TestGrowth(t *testing.T) {
+	requireTool(t, "resize2fs", "e2fsprogs")
+	for _, seed := range []uint64{3, 5} {
+		tr := fstest.Generate(seed)
+		img, s := image(t, tr, noClamp())
+		if s.MaxSize < 64<<40 {
+			t.Errorf("it can grow to %d bytes only", s.MaxSize)
+		}
+		if err := os.Truncate(img, 64<<30); err != nil {
+			t.Fatal(err)
+		}
+		run(t, "resize2fs", img)
+		fsck(t, img)
+		got := readBack(t, img)
+		got.Remove("lost+found")
+		if diff := firstDiff(text(t, tr), text(t, got)); diff != "" {
+			t.Errorf("tree read back after growth: %s", diff)
+		}
+	}
+}
+
+// TestManyExtents: extent trees of one and of two levels, and a file at the
+// limit of the format.
+func TestManyExtents(t *testing.T) {
+	alternating := func(n int) *fstest.Holes {
+		h := &fstest.Holes{Bytes: int64(n) * 8192, CanSeek: true}
+		for i := range n {
+			h.Runs = append(h.Runs, fstest.Run{Off: int64(i) * 8192, Data: bytes.Repeat([]byte{byte(i), 1}, 2048)})
+		}
+		return h
+	}
+	sparse := func(path string, h *fstest.Holes) tree.Node {
+		return tree.Node{Path: path, Type: tree.Regular, Mode: 0o644, Size: h.Bytes, Content: h}
+	}
+	const limit = (1<<32 - 1) * 4096
+	tr := build(t, sparse("five", alternating(5)), sparse("leaf", alternating(340)), sparse("two leaves", alternating(341)),
+		sparse("root full", alternating(4*340)), sparse("two levels", alternating(4*340+1)))
+	img, _ := image(t, tr, params())
+	fsck(t, img)
+	got := readBack(t, img)
+	got.Remove("lost+found")
+	for n := range tr.All() {
+		if m := got.Lookup(n.Path); m == nil || n.Type == tree.Regular && digest(t, n) != digest(t, m) {
+			t.Errorf("%s: content differs", n.Path)
+		}
+	}
+	huge := &fstest.Holes{Bytes: limit, CanSeek: true, Runs: []fstest.Run{{Off: 1 << 40, Data: []byte("middle")}, {Off: limit - 3, Data: []byte("end")}}}
+	img, _ = image(t, build(t, sparse("huge", huge)), params())
+	fsck(t, img)
+	if out := debugfs(t, img, []string{"stat huge"})[0]; !strings.Contains(out, fmt.Sprint("Size: ", int64(limit))) || !strings.Contains(out, "Blockcount: 16") {
+		t.Errorf("file at the limit: %s", out)
+	}
+}
+
+func digest(t testing.TB, n *tree.Node) [32]byte {
+	t.Helper()
+	r, err := n.Content.Open()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer r.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, r); err != nil {
+		t.Fatal(err)
+	}
+	return [32]byte(h.Sum(nil))
+}
+
+// TestLargeDirectory: an index with inner nodes, and more subdirectories than
+// links.
+func TestLargeDirectory(t *testing.T) {
+	tr := build(t, directory("names"), directory("dirs"))
+	long := strings.Repeat("x", 240)
+	for i := range 12_000 {
+		if err := tr.Add(tree.Node{Path: fmt.Sprintf("names/%05d%s", i, long), Type: tree.FIFO, Mode: 0o600}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i := range 65_000 {
+		if err := tr.Add(directory(fmt.Sprintf("dirs/%d", i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	img, _ := image(t, tr, params())
+	fsck(t, img)
+	out := debugfs(t, img, []string{"stat dirs", "htree_dump names", fmt.Sprintf("stat names/%05d%s", 7777, long)})
+	if !strings.Contains(out[0], "Links: 1 ") {
+		t.Errorf("directory with 65000 subdirectories: %s", out[0])
+	}
+	if !strings.Contains(out[1], "Indirect levels: 1") {
+		t.Errorf("index: %.500s", out[1])
+	}
+	if !strings.Contains(out[2], "Type: FIFO") {
+		t.Errorf("lookup by name: %s", out[2])
+	}
+}
+
+// TestSharedXattrs: a block of attributes has at most 1024 sharers.
+func TestSharedXattrs(t *testing.T) {
+	tr := tree.New()
+	for i := range 2500 {
+		n := tree.Node{Path: fmt.Sprint(i), Type: tree.FIFO, Xattrs: xattrs("trusted.x", strings.Repeat("shared", 40))}
+		if err := tr.Add(n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	img, s := image(t, tr, params())
+	fsck(t, img)
+	bare, err := ext4.Plan(func() *tree.Tree {
+		for n := range tr.All() {
+			n.Xattrs = nil
+		}
+		return tr
+	}(), params())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if blocks := s.Blocks - bare.Summary().Blocks; blocks != 3 {
+		t.Errorf("attributes of 2500 files take %d blocks, want 3", blocks)
+	}
+}
+
+// TestSameBytes: the number of processors and the order of insertion do not
+// matter.
+func TestSameBytes(t *testing.T) {
+	sum := func(tr *tree.Tree) [32]byte {
+		m := &memory{}
+		if _, err := ext4.Write(t.Context(), m, tr, params()); err != nil {
+			t.Fatal(err)
+		}
+		return sha256.Sum256(m.data)
+	}
+	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+	for seed := range uint64(6) {
+		runtime.GOMAXPROCS(1)
+		want := sum(fstest.Generate(seed))
+		runtime.GOMAXPROCS(16)
+		for range 3 {
+			if got := sum(fstest.Generate(seed)); got != want {
+				t.Fatalf("seed %d: 16 processors give other bytes than one", seed)
+			}
+		}
+		reversed := tree.New()
+		*reversed.Lookup(".") = *fstest.Generate(seed).Lookup(".")
+		addReversed(t, reversed, fstest.Generate(seed), ".")
+		if got := sum(reversed); got != want {
+			t.Fatalf("seed %d: another order of insertion gives other bytes", seed)
+		}
+	}
+}
+
+func addReversed(t *testing.T, to, from *tree.Tree, path string) {
+	t.Helper()
+	var kids []*tree.Node
+	for n := range from.Children(path) {
+		kids = append(kids, n)
+	}
+	for i := range kids {
+		n := *kids[len(kids)-1-i]
+		if err := to.Add(n); err != nil {
+			t.Fatal(err)
+		}
+		addReversed(t, to, from, n.Path)
+	}
+}
+
+// TestGolden: the bytes for a tree and parameters are fixed. A change here
+// changes every image.
+func TestGolden(t *testing.T) {
+	want, err := os.ReadFile("testdata/golden.sha256")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got strings.Builder
+	for seed := range uint64(4) {
+		m := &memory{}
+		if _, err := ext4.Write(t.Context(), m, fstest.Generate(seed), params()); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&got, "%x generated %d\n", sha256.Sum256(m.data), seed)
+	}
+	if got.String() != string(want) {
+		t.Errorf("digests are\n%s", got.String())
+	}
+}
+
+// TestKernel lets Linux read the image, where the test may mount; debugfs
+// judges everywhere.
+func TestKernel(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Log("not root: no mount")
+		return
+	}
+	for _, seed := range []uint64{0, 3, 7, 12, 25} {
+		tr := fstest.Generate(seed)
+		p := noClamp()
+		p.Slack = 4 << 20
+		img, _ := image(t, tr, p)
+		mnt := t.TempDir()
+		run(t, "mount", "-o", "loop,noatime", img, mnt)
+		root, err := os.Open(mnt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := dir.ReadFrom(t.Context(), root, dir.Options{})
+		if err == nil {
+			err = os.MkdirAll(filepath.Join(mnt, "new", "dir"), 0o755)
+		}
+		if err == nil {
+			got.Remove("lost+found")
+			if diff := firstDiff(text(t, tr), text(t, got)); diff != "" {
+				t.Errorf("seed %d: tree that the kernel shows: %s", seed, diff)
+			}
+		}
+		root.Close()
+		run(t, "umount", mnt)
+		if err != nil {
+			t.Fatal(err)
+		}
+		fsck(t, img)
+	}
+}
+
+// TestGRUB lets GRUB's own reader read files of /boot, also after growth.
+func TestGRUB(t *testing.T) {
+	requireTool(t, "grub-fstest", "grub-common")
+	tr := build(t, directory("boot"), directory("boot/grub"), directory("boot/many"),
+		file("boot/vmlinuz", strings.Repeat("kernel", 1_000_000)), file("boot/grub/grub.cfg", "set timeout=1\n"),
+		tree.Node{Path: "vmlinuz", Type: tree.Symlink, Target: "boot/vmlinuz"},
+		tree.Node{Path: "slow", Type: tree.Symlink, Target: strings.Repeat("./", 40) + "boot/vmlinuz"})
+	for i := range 3000 {
+		if err := tr.Add(file(fmt.Sprintf("boot/many/%d", i), fmt.Sprint(i))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	img, _ := image(t, tr, params())
+	check := func() {
+		t.Helper()
+		for path, want := range map[string]string{
+			"boot/vmlinuz": strings.Repeat("kernel", 1_000_000), "vmlinuz": strings.Repeat("kernel", 1_000_000),
+			"slow": strings.Repeat("kernel", 1_000_000), "boot/grub/grub.cfg": "set timeout=1\n", "boot/many/2999": "2999",
+		} {
+			if got := run(t, "grub-fstest", img, "cat", "/"+path); got != want {
+				t.Errorf("%s: grub-fstest reads %d bytes, want %d", path, len(got), len(want))
+			}
+		}
+	}
+	check()
+	if err := os.Truncate(img, 64<<30); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "resize2fs", img)
+	check()
+}

@@ -1,0 +1,354 @@
+package ext4
+
+import (
+	"encoding/binary"
+	"math"
+
+	"cairn/fsbuild/tree"
+)
+
+// Feature flags (section "Super Block").
+const (
+	compatHasJournal = 0x4
+	compatExtAttr    = 0x8
+	compatDirIndex   = 0x20
+
+	incompatFiletype = 0x2
+	incompatMetaBG   = 0x10
+	incompatExtents  = 0x40
+	incompat64Bit    = 0x80
+	incompatFlexBG   = 0x200
+
+	roSparseSuper  = 0x1
+	roLargeFile    = 0x2
+	roHugeFile     = 0x8
+	roDirNlink     = 0x20
+	roExtraIsize   = 0x40
+	roMetadataCsum = 0x400
+)
+
+const (
+	superOffset     = 1024 // of the superblock in the first block
+	superSize       = 1024
+	superMagic      = 0xef53
+	stateClean      = 1
+	errorsContinue  = 1
+	revDynamic      = 1
+	mountXattrACL   = 0x0004 | 0x0008 // user_xattr, acl
+	journalBackup   = 1               // s_jnl_backup_type: the journal inode's i_block
+	checksumCRC32C  = 1
+	groupInodeUnini = 0x1 // bg_flags: no inode in use, bitmap not written
+	groupZeroed     = 0x4 // bg_flags: the inode table is zero where unused
+
+	flagExtents = 0x80000 // i_flags
+	flagIndex   = 0x1000
+
+	fastSymlink = 60 // targets shorter than i_block live in it
+)
+
+// fileModes are the type bits of i_mode, by tree.Type.
+var fileModes = [fileTypeCount]uint16{
+	tree.Regular: 0x8000, tree.Directory: 0x4000, tree.CharDevice: 0x2000, tree.BlockDevice: 0x6000,
+	tree.FIFO: 0x1000, tree.Socket: 0xc000, tree.Symlink: 0xa000,
+}
+
+// inodeSeed starts the checksums of what belongs to an inode: its number and
+// generation, which is 0.
+func (l *Layout) inodeSeed(number uint32) uint32 {
+	return crc32c32(crc32c32(l.seed, number), 0)
+}
+
+// putSuper writes the superblock as group g keeps it.
+func (l *Layout) putSuper(b []byte, g uint64) {
+	p, m := &l.params, l.groups
+	inodes := uint32(m.groups) * m.inodesPerGroup
+	le.PutUint32(b[0x00:], inodes)                // s_inodes_count
+	le.PutUint32(b[0x04:], uint32(l.blocks))      // s_blocks_count_lo
+	le.PutUint32(b[0x0c:], uint32(l.freeBlocks))  // s_free_blocks_count_lo
+	le.PutUint32(b[0x10:], inodes-l.usedInodes()) // s_free_inodes_count
+	le.PutUint32(b[0x18:], 2)                     // s_log_block_size: 1024 << 2
+	le.PutUint32(b[0x1c:], 2)                     // s_log_cluster_size
+	le.PutUint32(b[0x20:], blocksPerGroup)        // s_blocks_per_group
+	le.PutUint32(b[0x24:], blocksPerGroup)        // s_clusters_per_group
+	le.PutUint32(b[0x28:], m.inodesPerGroup)      // s_inodes_per_group
+	le.PutUint16(b[0x36:], math.MaxUint16)        // s_max_mnt_count: never
+	le.PutUint16(b[0x38:], superMagic)            // s_magic
+	le.PutUint16(b[0x3a:], stateClean)            // s_state
+	le.PutUint16(b[0x3c:], errorsContinue)        // s_errors
+	le.PutUint32(b[0x4c:], revDynamic)            // s_rev_level
+	le.PutUint32(b[0x54:], firstInode)            // s_first_ino
+	le.PutUint16(b[0x58:], inodeSize)             // s_inode_size
+	le.PutUint16(b[0x5a:], uint16(g))             // s_block_group_nr
+	le.PutUint32(b[0x5c:], l.compat())            // s_feature_compat
+	le.PutUint32(b[0x60:], incompatFiletype|incompatMetaBG|incompatExtents|incompat64Bit|incompatFlexBG)
+	le.PutUint32(b[0x64:], roSparseSuper|roLargeFile|roHugeFile|roDirNlink|roExtraIsize|roMetadataCsum)
+	copy(b[0x68:0x78], p.UUID[:])                     // s_uuid
+	copy(b[0x78:0x88], p.Label)                       // s_volume_name
+	copy(b[0xec:0xfc], p.HashSeed[:])                 // s_hash_seed
+	b[0xfc] = hashHalfMD4                             // s_def_hash_version
+	le.PutUint16(b[0xfe:], descSize)                  // s_desc_size
+	le.PutUint32(b[0x100:], mountXattrACL)            // s_default_mount_opts
+	le.PutUint32(b[0x150:], uint32(l.blocks>>32))     // s_blocks_count_hi
+	le.PutUint32(b[0x158:], uint32(l.freeBlocks>>32)) // s_free_blocks_count_hi
+	le.PutUint16(b[0x15c:], extraSize)                // s_min_extra_isize
+	le.PutUint16(b[0x15e:], extraSize)                // s_want_extra_isize
+	le.PutUint32(b[0x160:], flagSigned)               // s_flags
+	b[0x174] = logGroupsPerFlex                       // s_log_groups_per_flex
+	b[0x175] = checksumCRC32C                         // s_checksum_type
+	l.putSuperTimes(b)
+	l.putSuperJournal(b)
+	le.PutUint32(b[0x3fc:], crc32c(math.MaxUint32, b[:0x3fc])) // s_checksum
+}
+
+func (l *Layout) compat() uint32 {
+	if l.journal.node == nil {
+		return compatExtAttr | compatDirIndex
+	}
+	return compatHasJournal | compatExtAttr | compatDirIndex
+}
+
+// putSuperTimes writes the times, their bits 32 to 39 apart.
+func (l *Layout) putSuperTimes(b []byte) {
+	for _, at := range []struct{ low, high int }{
+		{0x30, 0x274},  // s_wtime
+		{0x40, 0x277},  // s_lastcheck
+		{0x108, 0x276}, // s_mkfs_time
+	} {
+		le.PutUint32(b[at.low:], uint32(l.stamp.Sec))
+		b[at.high] = byte(l.stamp.Sec >> 32)
+	}
+}
+
+// putSuperJournal writes the journal's number and the copy of its extents.
+func (l *Layout) putSuperJournal(b []byte) {
+	if l.journal.node == nil {
+		return
+	}
+	le.PutUint32(b[0xe0:], journalInode) // s_journal_inum
+	b[0xfd] = journalBackup              // s_jnl_backup_type
+	root, _ := l.extentTree(&l.journal)
+	copy(b[0x10c:], root[:])                                 // s_jnl_blocks: i_block
+	le.PutUint32(b[0x148:], uint32(l.journal.node.Size>>32)) // i_size_high
+	le.PutUint32(b[0x14c:], uint32(l.journal.node.Size))     // i_size
+}
+
+// putJournal writes the journal's superblock, version 2, empty (section
+// "Journal (jbd2)"). It is big-endian.
+func (l *Layout) putJournal(b []byte) {
+	be := binary.BigEndian
+	be.PutUint32(b[0x00:], 0xc03b3998)           // h_magic
+	be.PutUint32(b[0x04:], 4)                    // h_blocktype: superblock v2
+	be.PutUint32(b[0x0c:], blockSize)            // s_blocksize
+	be.PutUint32(b[0x10:], l.journal.sizeBlocks) // s_maxlen
+	be.PutUint32(b[0x14:], 1)                    // s_first
+	be.PutUint32(b[0x18:], 1)                    // s_sequence
+	copy(b[0x30:0x40], l.params.UUID[:])         // s_uuid
+	be.PutUint32(b[0x40:], 1)                    // s_nr_users
+}
+
+// putDescriptors writes the descriptors of one meta block group.
+func (l *Layout) putDescriptors(b []byte, meta uint64) {
+	var bitmap [blockSize]byte
+	first := meta * groupsPerMeta
+	for g := first; g < min(first+groupsPerMeta, l.groups.groups); g++ {
+		l.putDescriptor(b[(g-first)*descSize:][:descSize], g, &bitmap)
+	}
+}
+
+// putDescriptor writes struct ext4_group_desc, whose fields have low and high
+// halves.
+func (l *Layout) putDescriptor(b []byte, g uint64, bitmap *[blockSize]byte) {
+	m := l.groups
+	put32 := func(low, high int, v uint64) {
+		le.PutUint32(b[low:], uint32(v))
+		le.PutUint32(b[high:], uint32(v>>32))
+	}
+	put16 := func(low, high int, v uint32) {
+		le.PutUint16(b[low:], uint16(v))
+		le.PutUint16(b[high:], uint16(v>>16))
+	}
+	put32(0x00, 0x20, m.blockBitmapOf(g))             // bg_block_bitmap
+	put32(0x04, 0x24, m.inodeBitmapOf(g))             // bg_inode_bitmap
+	put32(0x08, 0x28, m.inodeTable[g])                // bg_inode_table
+	put16(0x0c, 0x2c, l.putBlockBitmap(bitmap[:], g)) // bg_free_blocks_count
+	put16(0x18, 0x38, crc32c(l.seed, bitmap[:]))      // bg_block_bitmap_csum
+	used := l.putInodeBitmap(bitmap[:], g)
+	put16(0x0e, 0x2e, m.inodesPerGroup-used)                       // bg_free_inodes_count
+	put16(0x10, 0x30, l.directoriesIn(g))                          // bg_used_dirs_count
+	put16(0x1c, 0x32, m.inodesPerGroup-used)                       // bg_itable_unused
+	put16(0x1a, 0x3a, crc32c(l.seed, bitmap[:m.inodesPerGroup/8])) // bg_inode_bitmap_csum
+	flags := uint16(groupZeroed)
+	if used == 0 {
+		flags |= groupInodeUnini
+	}
+	le.PutUint16(b[0x12:], flags)                                          // bg_flags
+	le.PutUint16(b[0x1e:], uint16(crc32c(crc32c32(l.seed, uint32(g)), b))) // bg_checksum
+}
+
+// directoriesIn counts the directories among the inodes of a group.
+func (l *Layout) directoriesIn(g uint64) (n uint32) {
+	first := g * uint64(l.groups.inodesPerGroup)
+	last := min(first+uint64(l.groups.inodesPerGroup), uint64(l.usedInodes()))
+	for number := first + 1; number <= last; number++ {
+		if ino := l.inode(number); ino != nil && ino.dir != noIndex {
+			n++
+		}
+	}
+	return n
+}
+
+// putBlockBitmap writes the bitmap of a group, blocks after the end marked as
+// used, and returns the number of free blocks.
+func (l *Layout) putBlockBitmap(b []byte, g uint64) (free uint32) {
+	for i := range b {
+		b[i] = 0xff
+	}
+	first := g * blocksPerGroup
+	for _, r := range l.freeFrom(first) {
+		start, end := max(r.start, first), min(r.end, first+blocksPerGroup)
+		if start >= end {
+			break
+		}
+		clearBits(b, start-first, end-first)
+		free += uint32(end - start)
+	}
+	return free
+}
+
+// freeFrom returns the free runs that end after a block.
+func (l *Layout) freeFrom(block uint64) []run {
+	low, high := 0, len(l.free)
+	for low < high {
+		if mid := (low + high) / 2; l.free[mid].end > block {
+			high = mid
+		} else {
+			low = mid + 1
+		}
+	}
+	return l.free[low:]
+}
+
+func clearBits(b []byte, from, to uint64) {
+	for ; from < to && from%8 != 0; from++ {
+		b[from/8] &^= 1 << (from % 8)
+	}
+	if from < to {
+		clear(b[from/8 : to/8])
+		from = max(from, to&^7)
+	}
+	for ; from < to; from++ {
+		b[from/8] &^= 1 << (from % 8)
+	}
+}
+
+// putInodeBitmap writes the inode bitmap of a group and returns the number of
+// inodes in use, which are the first ones.
+func (l *Layout) putInodeBitmap(b []byte, g uint64) (used uint32) {
+	perGroup := uint64(l.groups.inodesPerGroup)
+	if n := uint64(l.usedInodes()); n > g*perGroup {
+		used = uint32(min(perGroup, n-g*perGroup))
+	}
+	for i := range b {
+		b[i] = 0xff
+	}
+	clearBits(b, uint64(used), perGroup)
+	return used
+}
+
+// putInodes writes the k-th block of a group's inode table.
+func (l *Layout) putInodes(b []byte, g, k uint64) error {
+	first := g*uint64(l.groups.inodesPerGroup) + k*inodesPerBlock + 1
+	for i := range uint64(inodesPerBlock) {
+		if ino := l.inode(first + i); ino != nil {
+			if err := l.putInode(b[i*inodeSize:][:inodeSize], ino); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// putInode writes struct ext4_inode (section "Index Nodes").
+func (l *Layout) putInode(b []byte, ino *inode) error {
+	n := ino.node
+	size := uint64(n.Size) + uint64(len(n.Target))
+	if ino.dir != noIndex {
+		size = uint64(ino.sizeBlocks) * blockSize
+	}
+	sectors := ino.blocks * (blockSize / 512)
+	le.PutUint16(b[0x00:], fileModes[n.Type]|uint16(n.Mode)) // i_mode
+	le.PutUint16(b[0x02:], uint16(n.UID))                    // i_uid
+	le.PutUint32(b[0x04:], uint32(size))                     // i_size_lo
+	le.PutUint16(b[0x18:], uint16(n.GID))                    // i_gid
+	le.PutUint16(b[0x1a:], uint16(ino.links))                // i_links_count
+	le.PutUint32(b[0x1c:], uint32(sectors))                  // i_blocks_lo
+	le.PutUint32(b[0x20:], l.putBlockField(b[0x28:], ino))   // i_flags; i_block
+	le.PutUint32(b[0x6c:], uint32(size>>32))                 // i_size_high
+	le.PutUint16(b[0x74:], uint16(sectors>>32))              // l_i_blocks_high
+	le.PutUint16(b[0x78:], uint16(n.UID>>16))                // l_i_uid_high
+	le.PutUint16(b[0x7a:], uint16(n.GID>>16))                // l_i_gid_high
+	le.PutUint16(b[0x80:], extraSize)                        // i_extra_isize
+	l.putTimes(b, n.MTime)
+	if ino.xattr != noIndex {
+		block := l.xattrs[ino.xattr].block
+		le.PutUint32(b[0x68:], uint32(block))     // i_file_acl_lo
+		le.PutUint16(b[0x76:], uint16(block>>32)) // l_i_file_acl_high
+	}
+	inline, _, err := splitXattrs(n)
+	if err != nil {
+		return err
+	}
+	putInodeXattrs(b[128+extraSize:], inline)
+	sum := crc32c(l.inodeSeed(ino.number), b)
+	le.PutUint16(b[0x7c:], uint16(sum))     // l_i_checksum_lo
+	le.PutUint16(b[0x82:], uint16(sum>>16)) // i_checksum_hi
+	return nil
+}
+
+// putTimes writes the four times of an inode: seconds with two more bits, and
+// nanoseconds, in the extra field.
+func (l *Layout) putTimes(b []byte, mtime tree.Time) {
+	if !l.params.Time.IsZero() && mtime.Compare(l.stamp) > 0 {
+		mtime = l.stamp
+	}
+	for _, f := range []struct {
+		low, extra int
+		time       tree.Time
+	}{
+		{0x08, 0x8c, l.stamp}, // i_atime
+		{0x0c, 0x84, l.stamp}, // i_ctime
+		{0x10, 0x88, mtime},   // i_mtime
+		{0x90, 0x94, l.stamp}, // i_crtime
+	} {
+		low := int32(f.time.Sec)
+		le.PutUint32(b[f.low:], uint32(low))
+		le.PutUint32(b[f.extra:], uint32((f.time.Sec-int64(low))>>32)|f.time.Nsec<<2)
+	}
+}
+
+// putBlockField writes i_block and returns i_flags.
+func (l *Layout) putBlockField(b []byte, ino *inode) uint32 {
+	n := ino.node
+	switch n.Type {
+	case tree.CharDevice, tree.BlockDevice:
+		if n.Major < 256 && n.Minor < 256 {
+			le.PutUint32(b, n.Major<<8|n.Minor)
+		} else {
+			le.PutUint32(b[4:], n.Minor&0xff|n.Major<<8|n.Minor&^0xff<<12)
+		}
+		return 0
+	case tree.FIFO, tree.Socket:
+		return 0
+	case tree.Symlink:
+		if len(n.Target) < fastSymlink {
+			copy(b, n.Target)
+			return 0
+		}
+	}
+	root, _ := l.extentTree(ino)
+	copy(b, root[:])
+	if ino.dir != noIndex && l.dirs[ino.dir].indexed {
+		return flagExtents | flagIndex
+	}
+	return flagExtents
+}

@@ -1,0 +1,89 @@
+package qcow2_test
+
+import (
+	"io"
+	"math/rand/v2"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"cairn/fsbuild/qcow2"
+)
+
+// benchDisk returns a raw disk: of QCOW2_BENCH_RAW if set, else of generated
+// data that shrinks about as much as a Debian root.
+func benchDisk(b *testing.B) string {
+	if path := os.Getenv("QCOW2_BENCH_RAW"); path != "" {
+		return path
+	}
+	size := int64(256 << 20)
+	return raw(b, size, pattern(rand.New(rand.NewPCG(12, 12)), size, 128<<20))
+}
+
+func cpu(b *testing.B, who int) time.Duration {
+	var u syscall.Rusage
+	must(b, syscall.Getrusage(who, &u))
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+// convert copies a raw disk into a new image.
+func convert(b *testing.B, from, to string, o qcow2.Options) {
+	in, err := os.Open(from)
+	must(b, err)
+	defer in.Close()
+	info, err := in.Stat()
+	must(b, err)
+	out := create(b, to)
+	w, err := qcow2.NewWriter(out, info.Size(), o)
+	must(b, err)
+	defer w.Abort()
+	_, err = io.CopyBuffer(struct{ io.Writer }{io.NewOffsetWriter(w, 0)}, struct{ io.Reader }{in}, make([]byte, 1<<20))
+	must(b, err)
+	must(b, w.Close())
+	must(b, out.Close())
+}
+
+// BenchmarkAgainstQEMU runs both on the same disk in turn, and reports how many
+// times QEMU's wall and CPU time ours goes into, and our size by QEMU's.
+func BenchmarkAgainstQEMU(b *testing.B) {
+	disk := benchDisk(b)
+	for name, tc := range map[string]struct {
+		options qcow2.Options
+		qemu    string
+	}{
+		"deflate": {qcow2.Options{}, "compression_type=zlib"},
+		"zstd":    {qcow2.Options{Compression: qcow2.Zstd}, "compression_type=zstd"},
+	} {
+		b.Run(name, func(b *testing.B) {
+			dir := b.TempDir()
+			ours, theirs := filepath.Join(dir, "ours"), filepath.Join(dir, "theirs")
+			var wall, qemuWall, used, qemuUsed time.Duration
+			for b.Loop() {
+				os.Remove(ours)
+				start, before := time.Now(), cpu(b, syscall.RUSAGE_SELF)
+				convert(b, disk, ours, tc.options)
+				wall, used = wall+time.Since(start), used+cpu(b, syscall.RUSAGE_SELF)-before
+
+				start, before = time.Now(), cpu(b, syscall.RUSAGE_CHILDREN)
+				out, err := exec.Command("qemu-img", "convert", "-c", "-f", "raw", "-O", "qcow2", "-o", tc.qemu, disk, theirs).CombinedOutput()
+				if err != nil {
+					b.Fatalf("qemu-img convert: %v\n%s (install qemu-utils)", err, out)
+				}
+				qemuWall, qemuUsed = qemuWall+time.Since(start), qemuUsed+cpu(b, syscall.RUSAGE_CHILDREN)-before
+			}
+			judge(b, ours, disk)
+			a, err := os.Stat(ours)
+			must(b, err)
+			q, err := os.Stat(theirs)
+			must(b, err)
+			b.ReportMetric(qemuWall.Seconds()/wall.Seconds(), "x-wall")
+			b.ReportMetric(qemuUsed.Seconds()/used.Seconds(), "x-cpu")
+			b.ReportMetric(float64(a.Size())/float64(q.Size()), "size-ratio")
+			b.ReportMetric(used.Seconds()/float64(b.N), "cpu-s/op")
+			b.ReportMetric(0, "ns/op")
+		})
+	}
+}

@@ -1,0 +1,64 @@
+package layer
+
+import (
+	"fmt"
+	"path"
+	"strings"
+)
+
+// clean turns a name of the archive into a clean relative path, "." for the
+// root. A leading slash is taken off; ".." is refused wherever it stands.
+func (l Limits) clean(name string) (string, error) {
+	if len(name) > l.NameBytes {
+		return "", fmt.Errorf("%w: a name of %d bytes", ErrLimit, len(name))
+	}
+	if strings.IndexByte(name, 0) >= 0 {
+		return "", fmt.Errorf("%w: NUL in the name", ErrUnsafe)
+	}
+	for rest, c := name, ""; rest != ""; {
+		if c, rest, _ = strings.Cut(rest, "/"); c == ".." {
+			return "", fmt.Errorf("%w: .. in the name", ErrUnsafe)
+		}
+	}
+	p := path.Clean("/" + name)[1:]
+	if p == "" {
+		return ".", nil
+	}
+	if n := strings.Count(p, "/") + 1; n > l.Depth {
+		return "", fmt.Errorf("%w: a name of %d components", ErrLimit, n)
+	}
+	return p, nil
+}
+
+const (
+	whiteoutPrefix = ".wh."
+	opaqueName     = ".wh..wh..opq"
+)
+
+// whiteout is what a whiteout file hides: path, or all that is in it.
+type whiteout struct {
+	path   string // "" for no whiteout
+	opaque bool
+}
+
+// parseWhiteout returns what a clean name hides, and the zero whiteout for the
+// name of an ordinary entry.
+func parseWhiteout(name string) (whiteout, error) {
+	dir, base := path.Split(name)
+	dir = path.Clean(dir)
+	if strings.HasPrefix(dir, whiteoutPrefix) || strings.Contains(dir, "/"+whiteoutPrefix) {
+		return whiteout{}, fmt.Errorf("%w: a whiteout is used as a directory", ErrUnsafe)
+	}
+	if base == opaqueName {
+		return whiteout{path: dir, opaque: true}, nil
+	}
+	hidden, ok := strings.CutPrefix(base, whiteoutPrefix)
+	if !ok {
+		return whiteout{}, nil
+	}
+	// An empty name, the directory itself, its parent, or a whiteout.
+	if hidden == "" || hidden == "." || hidden == ".." || strings.HasPrefix(hidden, whiteoutPrefix) {
+		return whiteout{}, fmt.Errorf("%w: a whiteout of %q", ErrUnsafe, hidden)
+	}
+	return whiteout{path: path.Join(dir, hidden)}, nil
+}

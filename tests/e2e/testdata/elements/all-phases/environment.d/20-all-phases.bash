@@ -1,0 +1,1 @@
+export ALL_PHASES_SEEN="${BASH_SOURCE[0]}"
