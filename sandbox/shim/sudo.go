@@ -65,9 +65,9 @@ func sudo(p Process) int {
 	return run(p, argv, env, dir, credential(u))
 }
 
-// credential changes the user only when it is another one than now.
+// credential changes the user, but to root, which a hook is already.
 func credential(u user) *syscall.SysProcAttr {
-	if int(u.uid) == os.Getuid() && int(u.gid) == os.Getgid() {
+	if u.uid == 0 && u.gid == 0 {
 		return nil
 	}
 	return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: u.uid, Gid: u.gid, Groups: []uint32{u.gid}}}
