@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -98,6 +99,20 @@ func TestCopyTreeKeepsEverything(t *testing.T) {
 	}
 	if d := cmp.Diff(want, listing(t, src)); d != "" {
 		t.Errorf("source changed (-before +after):\n%s", d)
+	}
+}
+
+// TestCopyTreeAgreesWithCp compares the copy with that of GNU cp.
+func TestCopyTreeAgreesWithCp(t *testing.T) {
+	src, dir := oddTree(t), t.TempDir()
+	tool(t, "cp", "coreutils")
+	if out, err := exec.Command("cp", "-a", src, filepath.Join(dir, "cp")).CombinedOutput(); err != nil {
+		t.Fatalf("cp: %v\n%s", err, out)
+	}
+	_, err := CopyTree(t.Context(), src, filepath.Join(dir, "ours"), CopyOptions{})
+	must(t, err)
+	if d := cmp.Diff(listing(t, filepath.Join(dir, "cp")), listing(t, filepath.Join(dir, "ours"))); d != "" {
+		t.Errorf("copy (-cp +ours):\n%s", d)
 	}
 }
 

@@ -287,6 +287,7 @@ func TestHostile(t *testing.T) {
 		"14 whiteout device":        {[]ent{device("d", 0, 0)}, ErrUnsafe, nil},
 		"14 huge device":            {[]ent{device("d", 1<<12, 0)}, ErrUnsupported, nil},
 		"15 uid 2^32-1":             {[]ent{id(reg("f", ""), math.MaxUint32)}, ErrUnsafe, nil},
+		"15 device of 2^32-1":       {[]ent{id(device("d", 1, 3), math.MaxUint32)}, ErrUnsafe, nil},
 		"15 uid 2^40":               {[]ent{id(reg("f", ""), 1<<40)}, ErrUnsafe, nil},
 		"16 uid -1":                 {[]ent{id(reg("f", ""), -1)}, ErrUnsafe, nil},
 		"17 empty whiteout":         {[]ent{reg("d/.wh.", "")}, ErrUnsafe, nil},
