@@ -448,6 +448,9 @@ func TestSnapshotDamaged(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			s := open(t)
 			snapshot(t, s)
+			if err := os.Chmod(s.path(snapshotsDir, key, "manifest"), 0o600); err != nil {
+				t.Fatal(err)
+			}
 			if err := damage(s.path(snapshotsDir, key)); err != nil {
 				t.Fatal(err)
 			}
