@@ -301,7 +301,7 @@ func init() {
 		if err != nil || len(open) > 25 {
 			return fmt.Errorf("%d descriptors are open after 20 containers, %w", len(open), err)
 		}
-		if err := l.want(l.session, "for p in /proc/[0-9]*; do grep -q agent $p/cmdline && test $(ls $p/fd | wc -l) -gt 12 && ls -l $p/fd; done; ps | grep -c '[c]ontainer' || true; cat /proc/[0-9]*/stat | grep -c ') Z ' || true", "0\n0"); err != nil {
+		if err := l.want(l.session, "for p in /proc/[0-9]*; do grep -q agent $p/cmdline && test $(ls $p/fd | wc -l) -gt 20 && ls -l $p/fd; done; ps | grep -c '[c]ontainer' || true; cat /proc/[0-9]*/stat | grep -c ') Z ' || true", "0\n0"); err != nil {
 			return err
 		}
 		// Closing a session with a container and hooks in it.

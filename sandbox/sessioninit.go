@@ -111,17 +111,8 @@ func onMountPoint(root, name string, do func(target string) error) error {
 // one needs a network namespace of our own, and is refused where the one we
 // have is partly masked; then it is the outer one, made read-only.
 func mountSys(root string, n Network) error {
-	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC | unix.MS_RDONLY
-	err := onMountPoint(root, "/sys", func(t string) error {
-		if n == NetworkHost {
-			return unix.EPERM
-		}
-		return unix.Mount("sysfs", t, "sysfs", flags, "")
-	})
-	if err == nil {
-		return onMountPoint(root, "/sys/fs/cgroup", func(t string) error {
-			return unix.Mount("cgroup2", t, "cgroup2", flags, "")
-		})
+	if n != NetworkHost && mountReadOnly(root, "/sys", "sysfs") == nil {
+		return mountReadOnly(root, "/sys/fs/cgroup", "cgroup2")
 	}
 	tree, _, err := Mount{Source: "/sys", ReadOnly: true}.tree()
 	if err != nil {
@@ -139,6 +130,19 @@ func mountSys(root string, n Network) error {
 	}
 	defer at.Close()
 	return attach(tree, at)
+}
+
+// mountReadOnly mounts a file system of the kernel's. It is the mount that is
+// read-only: were it the file system, the kernel would refuse hooks another
+// mount of it that is not.
+func mountReadOnly(root, name, fs string) error {
+	const flags = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
+	if err := onMountPoint(root, name, func(t string) error { return unix.Mount(fs, t, fs, flags, "") }); err != nil {
+		return err
+	}
+	return onMountPoint(root, name, func(t string) error {
+		return unix.Mount("", t, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY|flags, "")
+	})
 }
 
 // pivot makes root the root directory and leaves the old one.
