@@ -123,6 +123,7 @@ type run struct {
 	args    []string
 	wrap    []string // a command that starts the program
 	timeout time.Duration
+	userns  bool // start it as root of a user namespace of its own
 }
 
 // result is how it ended.
@@ -152,6 +153,11 @@ func (r *run) start(ctx context.Context) (*exec.Cmd, *output, *output) {
 	var stdout, stderr output
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	if r.userns {
+		all := []syscall.SysProcIDMap{{ContainerID: 0, HostID: 0, Size: 1 << 20}}
+		cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWUSER
+		cmd.SysProcAttr.UidMappings, cmd.SysProcAttr.GidMappings = all, all
+	}
 	if os.Getuid() == 0 && r.who.uid != 0 {
 		cmd.SysProcAttr.Credential = &syscall.Credential{Uid: r.who.uid, Gid: r.who.gid}
 	}

@@ -234,11 +234,12 @@ func TestNoSandbox(t *testing.T) {
 		empty(t, dir)
 	})
 	t.Run("user namespaces forbidden", func(t *testing.T) {
-		who := ordinary(t)
+		who := lookup(t, "")
 		dir := scratch(t, who)
 		r := build(t, who, dir, "test-os")
-		r.wrap = []string{"unshare", "--user", "--map-root-user", "sh", "-c", `echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"`, "sh"}
-		r.refused(1, []string{"user namespaces", "hint:", "max_user_namespaces"})
+		r.userns = true
+		r.wrap = []string{"sh", "-c", `echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"`, "sh"}
+		r.refused(1, []string{"namespaces", "hint:", "max_user_namespaces"})
 		empty(t, dir)
 	})
 }
