@@ -153,6 +153,10 @@ func missing(value, what string) error {
 func grubMkrelpath(p Process) int {
 	var path string
 	for _, a := range p.Args[1:] {
+		if a == "-V" || a == "--version" {
+			fmt.Fprintln(p.Stdout, "grub-mkrelpath (cairn) 2")
+			return 0
+		}
 		if !strings.HasPrefix(a, "-") {
 			path = a
 		}

@@ -18,15 +18,16 @@ func TestPhases(t *testing.T) {
 	dir := scratch(t, who)
 	r := build(t, who, dir, "test-os", "all-phases")
 	r.ok()
-	const merged = "/tmp/dib_build.cairn/hooks/environment.d/20-all-phases.bash"
+	seen := func(hooks, phase string) string { return " seen=" + hooks + "/" + phase + ".d/../environment.d/20-all-phases.bash" }
+	merged := func(phase string) string { return seen("/tmp/dib_build.cairn/hooks", phase) }
 	tree := "/tmp/dib_build.cairn/mnt"
 	wantHost := []string{
-		"root uid=0 cwd=" + dir + " target=" + tree + " device=unset seen=" + merged,
-		"extra-data uid=0 cwd=" + dir + " target=unset device=unset seen=" + merged,
-		"post-root uid=0 cwd=" + dir + " target=unset device=unset seen=" + merged,
-		"block-device uid=0 cwd=" + dir + " target=unset device=unset seen=" + merged,
-		"pre-finalise uid=0 cwd=" + dir + " target=unset device=DEVICE seen=" + merged,
-		"cleanup uid=0 cwd=" + dir + " target=" + tree + " device=DEVICE seen=" + merged,
+		"root uid=0 cwd=" + dir + " target=" + tree + " device=unset" + merged("root"),
+		"extra-data uid=0 cwd=" + dir + " target=unset device=unset" + merged("extra-data"),
+		"post-root uid=0 cwd=" + dir + " target=unset device=unset" + merged("post-root"),
+		"block-device uid=0 cwd=" + dir + " target=unset device=unset" + merged("block-device"),
+		"pre-finalise uid=0 cwd=" + dir + " target=unset device=DEVICE" + merged("pre-finalise"),
+		"cleanup uid=0 cwd=" + dir + " target=" + tree + " device=DEVICE" + merged("cleanup"),
 	}
 	host := readLines(t, filepath.Join(dir, "x.host.log"))
 	for i := range host {
@@ -37,7 +38,7 @@ func TestPhases(t *testing.T) {
 	}
 	var wantTarget []string
 	for _, p := range []string{"pre-install", "install", "post-install", "finalise"} {
-		wantTarget = append(wantTarget, p+" uid=0 cwd=/ home=/root tmpdir=unset seen=/tmp/in_target.d/environment.d/20-all-phases.bash")
+		wantTarget = append(wantTarget, p+" uid=0 cwd=/ home=/root tmpdir=unset"+seen("/tmp/in_target.d", p))
 	}
 	if diff := cmp.Diff(wantTarget, readLines(t, filepath.Join(dir, "x.target.log"))); diff != "" {
 		t.Errorf("target hooks (-want +got):\n%s", diff)
