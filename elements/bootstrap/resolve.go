@@ -60,10 +60,16 @@ const (
 	conflicts
 	breaks
 	recommends
+	suggests
 )
 
 func (k dependencyKind) negative() bool { return k == conflicts || k == breaks }
-func (k dependencyKind) critical() bool { return k != recommends }
+func (k dependencyKind) critical() bool { return k != recommends && k != suggests }
+
+// followed reports whether dependencies of a kind are installed.
+func (s *solver) followed(k dependencyKind) bool {
+	return k.critical() || k == recommends && s.recommends
+}
 
 // alternative is a target with its name looked up; name is nil if there is no
 // such package.
@@ -80,6 +86,7 @@ type dependency struct {
 
 // status is what is planned for one name.
 type status struct {
+	original  *Package // the candidate at the start of this step
 	candidate *Package // what could be installed; nil: nothing (any more)
 	planned   *Package // what will be installed; nil: nothing
 	current   *Package // what an earlier step has installed
@@ -108,7 +115,8 @@ func newSolver(u *universe, recommends bool) *solver {
 func (s *solver) of(n *name) *status {
 	st := s.state[n]
 	if st == nil {
-		st = &status{candidate: n.candidate()}
+		best := n.candidate()
+		st = &status{original: best, candidate: best}
 		s.state[n] = st
 	}
 	return st
@@ -201,6 +209,7 @@ func (s *solver) install(wanted []*name) error {
 	for _, n := range wanted {
 		s.markInstall(n, true, 0, true)
 	}
+	s.sweep()
 	if broken := s.broken(); len(broken) > 0 {
 		return s.explain(broken)
 	}
@@ -212,7 +221,8 @@ func (s *solver) settle() {
 	next := make(map[*name]*status)
 	for n, st := range s.state {
 		if st.planned != nil {
-			next[n] = &status{candidate: n.candidate(), planned: st.planned, current: st.planned, base: true}
+			best := n.candidate()
+			next[n] = &status{original: best, candidate: best, planned: st.planned, current: st.planned, base: true}
 		}
 	}
 	s.state = next
@@ -234,11 +244,11 @@ func (s *solver) dependenciesOf(p *Package) []dependency {
 		{conflicts, p.conflicts},
 		{breaks, p.breaks},
 		{recommends, p.recommends},
+		{suggests, p.suggests},
 	} {
-		if f.text == "" || f.kind == recommends && !s.recommends {
-			continue
+		if f.text != "" {
+			list = s.appendRelations(list, f.kind, f.text)
 		}
-		list = s.appendRelations(list, f.kind, f.text)
 	}
 	s.parsed[p] = list
 	return list
@@ -266,6 +276,7 @@ const (
 	planned which = iota
 	candidate
 	current
+	original // the candidate at the start of the step
 )
 
 func (s *solver) version(n *name, w which) *Package {
@@ -275,6 +286,8 @@ func (s *solver) version(n *name, w which) *Package {
 		return st.candidate
 	case current:
 		return st.current
+	case original:
+		return st.original
 	default:
 		return st.planned
 	}
@@ -317,7 +330,7 @@ func (s *solver) met(by *Package, d dependency, w which) bool {
 func (s *solver) isBroken(n *name, policy bool) bool {
 	p := s.of(n).planned
 	return p != nil && slices.ContainsFunc(s.dependenciesOf(p), func(d dependency) bool {
-		return (d.kind.critical() || policy) && !s.met(p, d, planned)
+		return (d.kind.critical() || policy && s.followed(d.kind)) && !s.met(p, d, planned)
 	})
 }
 
@@ -356,8 +369,7 @@ func describe(p *Package, d dependency) string {
 		names = append(names, text)
 	}
 	verb := map[dependencyKind]string{
-		preDepends: "pre-depends on", depends: "depends on",
-		conflicts: "conflicts with", breaks: "breaks", recommends: "recommends",
+		preDepends: "pre-depends on", depends: "depends on", conflicts: "conflicts with", breaks: "breaks",
 	}[d.kind]
 	return fmt.Sprintf("%s %s %s %s", p.Name, p.Version, verb, strings.Join(names, " | "))
 }
@@ -382,7 +394,7 @@ func (s *solver) result() []Package {
 		st := s.of(n)
 		for _, d := range s.dependenciesOf(st.planned) {
 			for _, a := range d.alternatives {
-				if d.kind.negative() || d.kind == recommends {
+				if d.kind.negative() || !d.kind.critical() {
 					continue
 				}
 				for _, m := range s.matches(st.planned, d.kind, a, planned) {

@@ -98,7 +98,9 @@ func (s *solver) discard(n *name) {
 }
 
 // satisfiable reports whether each dependency of n's candidate could be met
-// by some candidate; if not, n stops being one, unless it is protected.
+// by some candidate; if not, n stops being one, unless it is protected. Packages
+// that have stopped being candidates meanwhile still count, as in apt, whose
+// record of this is not refreshed.
 func (s *solver) satisfiable(n *name) bool {
 	st := s.of(n)
 	if st.candidate == st.current {
@@ -108,7 +110,7 @@ func (s *solver) satisfiable(n *name) bool {
 		if !d.kind.critical() || d.kind.negative() {
 			continue
 		}
-		if s.met(st.candidate, d, planned) || s.met(st.candidate, d, candidate) {
+		if s.met(st.candidate, d, planned) || s.met(st.candidate, d, original) {
 			continue
 		}
 		if !st.protected {
@@ -124,7 +126,7 @@ func (s *solver) satisfiable(n *name) bool {
 // listed, because protection spreads to what it needs.
 func (s *solver) openDependencies(p *Package, protected bool) (wanted, unwanted []dependency) {
 	for _, d := range s.dependenciesOf(p) {
-		if s.met(p, d, planned) && !protected {
+		if !s.followed(d.kind) || s.met(p, d, planned) && !protected {
 			continue
 		}
 		if d.kind.negative() {
@@ -283,4 +285,45 @@ func priorityRank(p string) int {
 		return i
 	}
 	return len(list) - 1
+}
+
+// sweep drops what was planned for an attempt that failed: everything that
+// neither the user wants nor anything wanted needs, recommends or suggests.
+func (s *solver) sweep() {
+	used := make(map[*name]bool)
+	var queue []*name
+	use := func(n *name) {
+		if st := s.of(n); st.planned != nil && !used[n] {
+			used[n] = true
+			queue = append(queue, n)
+		}
+	}
+	var roots []*name
+	for n, st := range s.state {
+		if p := st.planned; p != nil && (!st.auto || p.Essential || p.important) {
+			roots = append(roots, n)
+		}
+	}
+	for _, n := range roots {
+		use(n)
+	}
+	for len(queue) > 0 {
+		p := s.of(queue[0]).planned
+		queue = queue[1:]
+		for _, d := range s.dependenciesOf(p) {
+			if d.kind.negative() {
+				continue
+			}
+			for _, a := range d.alternatives {
+				for _, m := range s.matches(p, d.kind, a, planned) {
+					use(m)
+				}
+			}
+		}
+	}
+	for n, st := range s.state {
+		if st.planned != nil && !used[n] {
+			st.planned, st.marked = st.current, false
+		}
+	}
 }
