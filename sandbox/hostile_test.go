@@ -108,7 +108,7 @@ func init() {
 		}
 		ctx, cancel := context.WithTimeout(l.ctx, 300*time.Millisecond)
 		defer cancel()
-		_, err = c.Run(ctx, sandbox.Command{Args: []string{"sh", "-c", "f() { (sleep 0.01; setsid sh -c 'sleep 982') & f2; }; f2() { for i in 1 2 3; do f & sleep 0.01; done; }; f"}, Env: l.env()})
+		_, err = c.Run(ctx, sandbox.Command{Args: []string{"sh", "-c", "f() { (sleep 0.01; setsid sh -c 'sleep 982') & f2; }; f2() { for i in 1 2 3; do f & sleep 0.01; done; }; f; sleep 981"}, Env: l.env()})
 		if !errors.Is(err, context.DeadlineExceeded) {
 			return fmt.Errorf("fork bomb: %w", err)
 		}

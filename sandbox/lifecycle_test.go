@@ -75,6 +75,7 @@ func linger(t *testing.T, who string) (cmd *exec.Cmd, dir string, out *bytes.Buf
 	t.Helper()
 	dir = scratch(t, who)
 	cmd = asUser(t, who, self)
+	cmd.WaitDelay = time.Second // what is left holds the pipes
 	cmd.Env = append(os.Environ(), envCase+"=linger", envDir+"="+dir)
 	out = &bytes.Buffer{}
 	cmd.Stdout, cmd.Stderr = out, out
