@@ -303,12 +303,12 @@ func embeddedMode(files fs.FS, p string) (fs.FileMode, error) {
 // but neither where it lies nor its times. It is "sha256:" and 64 hexadecimal digits.
 func (e *Element) Digest() (string, error) {
 	sum := sha256.New()
-	fmt.Fprintf(sum, "element %q\n", e.Name)
+	_, _ = fmt.Fprintf(sum, "element %q\n", e.Name)
 	err := e.walk(".", func(f file) error {
 		if strings.HasSuffix(f.path, ".pyc") || path.Base(f.path) == "__pycache__" {
 			return nil
 		}
-		fmt.Fprintf(sum, "%s %q %q\n", f.mode, f.path, f.target)
+		_, _ = fmt.Fprintf(sum, "%s %q %q\n", f.mode, f.path, f.target)
 		if !f.mode.IsRegular() {
 			return nil
 		}
@@ -318,7 +318,7 @@ func (e *Element) Digest() (string, error) {
 		}
 		content := sha256.New()
 		_, err = io.Copy(content, in)
-		fmt.Fprintf(sum, "%x\n", content.Sum(nil))
+		_, _ = fmt.Fprintf(sum, "%x\n", content.Sum(nil))
 		return errors.Join(err, in.Close())
 	})
 	if err != nil {
@@ -335,7 +335,7 @@ func (s *Selection) Digest() (string, error) {
 		if err != nil {
 			return "", err
 		}
-		fmt.Fprintf(sum, "%s %s\n", d, e.Name)
+		_, _ = fmt.Fprintf(sum, "%s %s\n", d, e.Name)
 	}
 	return "sha256:" + hex.EncodeToString(sum.Sum(nil)), nil
 }

@@ -73,11 +73,11 @@ type runner struct {
 
 // say writes one message.
 func (r *runner) say(format string, args ...any) {
-	fmt.Fprintf(r.Stderr, "%s %s\n", r.name, fmt.Sprintf(format, args...))
+	_, _ = fmt.Fprintf(r.Stderr, "%s %s\n", r.name, fmt.Sprintf(format, args...))
 }
 
 func (r *runner) usage() int {
-	fmt.Fprintf(r.Stderr, `Usage: %[1]s [OPTION] scripts_directory
+	_, _ = fmt.Fprintf(r.Stderr, `Usage: %[1]s [OPTION] scripts_directory
 Run the executable files of a directory, by the numbers their names start with.
 Option:
       --list  print the files that would run, and run none
@@ -98,7 +98,7 @@ func (r *runner) directory(dir string, list bool) int {
 	}
 	if list {
 		for _, name := range found.Hooks {
-			fmt.Fprintf(r.Stdout, "%s/%s\n", dir, name)
+			_, _ = fmt.Fprintf(r.Stdout, "%s/%s\n", dir, name)
 		}
 		return 0
 	}

@@ -45,16 +45,16 @@ func grubProbe(p Process) int {
 		}
 	}
 	if version {
-		fmt.Fprintln(p.Stdout, "grub-probe (cairn) 2")
+		_, _ = fmt.Fprintln(p.Stdout, "grub-probe (cairn) 2")
 		return 0
 	}
 	text, err := p.disk().answer(target)
 	if err != nil {
-		fmt.Fprintf(p.Stderr, "grub-probe: error: %v\n", err)
+		_, _ = fmt.Fprintf(p.Stderr, "grub-probe: error: %v\n", err)
 		return 1
 	}
 	if text != "" {
-		fmt.Fprint(p.Stdout, text, "\n")
+		_, _ = fmt.Fprint(p.Stdout, text, "\n")
 	}
 	return 0
 }
@@ -71,7 +71,7 @@ func (p Process) disk() Disk {
 		err = json.Unmarshal(text, &d)
 	}
 	if err != nil {
-		fmt.Fprintf(p.Stderr, "grub-probe: warning: no description of the disk: %v\n", err)
+		_, _ = fmt.Fprintf(p.Stderr, "grub-probe: warning: no description of the disk: %v\n", err)
 	}
 	if d.Partition == 0 {
 		d.Partition = 1
@@ -166,9 +166,9 @@ func grubMkrelpath(p Process) int {
 		real, err = filepath.Abs(real)
 	}
 	if path == "" || err != nil {
-		fmt.Fprintf(p.Stderr, "grub-mkrelpath: error: cannot resolve %q: %v\n", path, err)
+		_, _ = fmt.Fprintf(p.Stderr, "grub-mkrelpath: error: cannot resolve %q: %v\n", path, err)
 		return 1
 	}
-	fmt.Fprintln(p.Stdout, strings.TrimSuffix(real, "/"))
+	_, _ = fmt.Fprintln(p.Stdout, strings.TrimSuffix(real, "/"))
 	return 0
 }

@@ -39,7 +39,7 @@ func helper(p Process, verbs map[string]Verb) int {
 	if len(p.Args) < 2 {
 		known := slices.Concat(Remote(), slices.Collect(maps.Keys(verbs)))
 		slices.Sort(known)
-		fmt.Fprintf(p.Stderr, "usage: cairn-helper VERB [ARGUMENT ...]\nverbs: %s\n", strings.Join(known, " "))
+		_, _ = fmt.Fprintf(p.Stderr, "usage: cairn-helper VERB [ARGUMENT ...]\nverbs: %s\n", strings.Join(known, " "))
 		return 1
 	}
 	verb, args := p.Args[1], p.Args[2:]
@@ -54,9 +54,9 @@ func helper(p Process, verbs map[string]Verb) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintf(p.Stderr, "cairn-helper: error: %s: %v\n", verb, err)
+	_, _ = fmt.Fprintf(p.Stderr, "cairn-helper: error: %s: %v\n", verb, err)
 	if hint != "" {
-		fmt.Fprintf(p.Stderr, "cairn-helper: hint: %s\n", hint)
+		_, _ = fmt.Fprintf(p.Stderr, "cairn-helper: hint: %s\n", hint)
 	}
 	return 1
 }
@@ -99,7 +99,7 @@ func Exchange(conn io.ReadWriter, request Request, log io.Writer) (hint string, 
 		case r.Done:
 			return "", nil
 		case r.Log != "":
-			fmt.Fprintln(log, r.Log)
+			_, _ = fmt.Fprintln(log, r.Log)
 		}
 	}
 }

@@ -64,7 +64,7 @@ func Main(p Process, verbs map[string]Verb) int {
 	case "losetup", "kpartx":
 		return refuse(p, name)
 	default:
-		fmt.Fprintf(p.Stderr, "%s: not a program of the sandbox\n", name)
+		_, _ = fmt.Fprintf(p.Stderr, "%s: not a program of the sandbox\n", name)
 		return 1
 	}
 }
@@ -72,16 +72,16 @@ func Main(p Process, verbs map[string]Verb) int {
 // grubInstall says who does it. The boot sector is written when the disk is.
 func grubInstall(p Process, name string) int {
 	if slices.Contains(p.Args, "--version") || slices.Contains(p.Args, "-V") {
-		fmt.Fprintf(p.Stdout, "%s (cairn) 2\n", name)
+		_, _ = fmt.Fprintf(p.Stdout, "%s (cairn) 2\n", name)
 		return 0
 	}
-	fmt.Fprintf(p.Stderr, "%s: nothing to do during the build: the boot loader is embedded when the disk image is written\n", name)
+	_, _ = fmt.Fprintf(p.Stderr, "%s: nothing to do during the build: the boot loader is embedded when the disk image is written\n", name)
 	return 0
 }
 
 // refuse explains why there are no block devices.
 func refuse(p Process, name string) int {
-	fmt.Fprintf(p.Stderr, `%s: error: there are no loop devices or device maps in the sandbox
+	_, _ = fmt.Fprintf(p.Stderr, `%s: error: there are no loop devices or device maps in the sandbox
 %s: hint: describe the disk with DIB_BLOCK_DEVICE_CONFIG or a block-device element, or start from DIB_BASE_IMAGE or a -minimal element instead of a disk image
 `, name, name)
 	return 1
@@ -91,7 +91,7 @@ func refuse(p Process, name string) int {
 func run(p Process, argv, env []string, dir string, attr *syscall.SysProcAttr) int {
 	path, err := lookPath(argv[0], env)
 	if err != nil {
-		fmt.Fprintf(p.Stderr, "sudo: %s: command not found\n", argv[0])
+		_, _ = fmt.Fprintf(p.Stderr, "sudo: %s: command not found\n", argv[0])
 		return 1
 	}
 	c := &exec.Cmd{Path: path, Args: argv, Env: env, Dir: dir, Stdin: p.Stdin, Stdout: p.Stdout, Stderr: p.Stderr, SysProcAttr: attr}
@@ -110,7 +110,7 @@ func run(p Process, argv, env []string, dir string, attr *syscall.SysProcAttr) i
 		}
 		return exit.ExitCode()
 	}
-	fmt.Fprintf(p.Stderr, "sudo: unable to execute %s: %v\n", path, err)
+	_, _ = fmt.Fprintf(p.Stderr, "sudo: unable to execute %s: %v\n", path, err)
 	return 1
 }
 

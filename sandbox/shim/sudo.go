@@ -39,12 +39,12 @@ var withValue = map[string]string{
 func sudo(p Process) int {
 	r, err := parseSudo(p.Args[1:])
 	if err != nil {
-		fmt.Fprintln(p.Stderr, err)
+		_, _ = fmt.Fprintln(p.Stderr, err)
 		return 1
 	}
 	u, err := lookupUser("/etc/passwd", r.user)
 	if err != nil {
-		fmt.Fprintf(p.Stderr, "sudo: %v\n", err)
+		_, _ = fmt.Fprintf(p.Stderr, "sudo: %v\n", err)
 		return 1
 	}
 	if r.plain {
@@ -59,7 +59,7 @@ func sudo(p Process) int {
 		argv = shellCommand(r, u)
 	}
 	if len(argv) == 0 {
-		fmt.Fprintln(p.Stderr, errUsage)
+		_, _ = fmt.Fprintln(p.Stderr, errUsage)
 		return 1
 	}
 	return run(p, argv, env, dir, credential(u))
