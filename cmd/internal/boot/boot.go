@@ -143,8 +143,15 @@ func (m *Machine) launch(ctx context.Context, c Config, accel string) error {
 	if m.monitor, err = m.dialMonitor(ctx); err != nil {
 		return m.explain("reach monitor of qemu", err)
 	}
-	m.sshPort, err = m.monitor.forwardedPort(ctx)
-	return err
+	if m.sshPort, err = m.monitor.forwardedPort(ctx); err != nil {
+		return err
+	}
+	// QEMU has it open. Without a name, gigabytes of a guest's writes do not
+	// stay behind when this process is killed.
+	if err := os.Remove(m.path(overlayName)); err != nil {
+		return fmt.Errorf("unlink overlay: %w", err)
+	}
+	return nil
 }
 
 // Names inside the work folder, which is QEMU's working directory.

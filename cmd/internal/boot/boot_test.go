@@ -67,6 +67,9 @@ func TestMachineLeavesNothing(t *testing.T) {
 	if end, err := m.Serial().Wait(within(t, time.Minute), 0, "K"); err != nil || end < 1 {
 		t.Fatalf("Wait() = %d, %v", end, err)
 	}
+	if _, err := os.Stat(m.path(overlayName)); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("the overlay has a name while the machine runs: %v", err)
+	}
 	pid := m.command.Process.Pid
 	if err := m.Close(); err != nil {
 		t.Error(err)

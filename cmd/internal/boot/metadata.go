@@ -129,6 +129,7 @@ func (i Instance) EC2() []File {
 		text(card+"local-ipv4s", guestAddress),
 		text(card+"mac", i.MAC),
 		text(card+"subnet-ipv4-cidr-block", "169.254.169.0/24"),
+		text(card+"vpc-id", "vpc-0"), // without it guests take this for EC2 Classic
 	}
 	if i.UserData != "" {
 		files = append(files, text("user-data", i.UserData))

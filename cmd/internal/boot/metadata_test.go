@@ -39,7 +39,7 @@ func TestServices(t *testing.T) {
 		{"ec2 key", ec2, "GET", "/latest/meta-data/public-keys/0/", 200, "openssh-key"},
 		{"ec2 key itself", ec2, "GET", "/latest/meta-data/public-keys/0/openssh-key", 200, "ssh-ed25519 AAAA me"},
 		{"ec2 cards", ec2, "GET", "/latest/meta-data/network/interfaces/macs/", 200, DefaultMAC + "/"},
-		{"ec2 card", ec2, "GET", card, 200, "device-number\ninterface-id\nlocal-ipv4s\nmac\nsubnet-ipv4-cidr-block"},
+		{"ec2 card", ec2, "GET", card, 200, "device-number\ninterface-id\nlocal-ipv4s\nmac\nsubnet-ipv4-cidr-block\nvpc-id"},
 		{"ec2 user data", ec2, "GET", "/latest/user-data", 200, "#!/bin/sh\n"},
 		{"ec2 token", ec2, "PUT", "/latest/api/token", 200, "token"},
 		{"ec2 identity", ec2, "GET", "/latest/dynamic/instance-identity", 200, "document"},
