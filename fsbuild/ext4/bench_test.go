@@ -6,12 +6,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"syscall"
 	"testing"
 	"time"
 
 	"cairn/fsbuild/ext4"
+	"cairn/fsbuild/tree"
 	"cairn/fsbuild/tree/dir"
 )
 
@@ -131,3 +133,47 @@ func generateFiles(b *testing.B, root string, n int) {
 		}
 	}
 }
+
+// BenchmarkMillion plans and writes a million small files from memory, and
+// reports the memory that tree and layout take for each.
+func BenchmarkMillion(b *testing.B) {
+	const files, perDir = 1_000_000, 1000
+	content := tree.Bytes(make([]byte, 1000))
+	for b.Loop() {
+		before := heap()
+		t := tree.New()
+		for i := range files {
+			d := fmt.Sprintf("directory-%d", i/perDir)
+			if i%perDir == 0 {
+				if err := t.Add(tree.Node{Path: d, Type: tree.Directory, Mode: 0o755}); err != nil {
+					b.Fatal(err)
+				}
+			}
+			n := tree.Node{Path: fmt.Sprintf("%s/file-%d", d, i), Type: tree.Regular, Mode: 0o644, Size: 1000, Content: content}
+			if err := t.Add(n); err != nil {
+				b.Fatal(err)
+			}
+		}
+		l, err := ext4.Plan(t, params())
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.ReportMetric(float64(heap()-before)/files, "B/inode")
+		if _, err := l.Write(b.Context(), discard{}); err != nil {
+			b.Fatal(err)
+		}
+		runtime.KeepAlive(t)
+	}
+	b.Logf("peak RSS of this process %d MiB", peakRSS(b)>>20)
+}
+
+func heap() uint64 {
+	runtime.GC()
+	var m runtime.MemStats
+	runtime.ReadMemStats(&m)
+	return m.HeapAlloc
+}
+
+type discard struct{}
+
+func (discard) WriteAt(b []byte, _ int64) (int, error) { return len(b), nil }
