@@ -220,7 +220,8 @@ func TestNormaliseTwiceIsOnce(t *testing.T) {
 func TestNormaliseSpares(t *testing.T) {
 	for name, nodes := range map[string][]tree.Node{
 		"directories that packages own": {
-			{Path: "run", Type: tree.Directory, Mode: 0o755}, {Path: "tmp", Type: tree.Directory, Mode: 0o1777},
+			{Path: "run", Type: tree.Directory, Mode: 0o755},
+			{Path: "tmp", Type: tree.Directory, Mode: 0o1777},
 			{Path: "var/log/apt", Type: tree.Directory, Mode: 0o750, GID: 4},
 			{Path: "var/lib/apt/lists/partial", Type: tree.Directory, Mode: 0o700, UID: 42},
 			{Path: "var/cache/apt/archives/partial", Type: tree.Directory, Mode: 0o700, UID: 42},
@@ -374,15 +375,15 @@ func TestPythonAcceptsItsCache(t *testing.T) {
 	}
 	name := filepath.Join("lib/__pycache__", filepath.Base(compiled))
 	tr := grow(t, at(file("lib/mod.py", code), stamp.Unix()), file(name, string(b)))
-	if _, err := Normalise(tr, params); err != nil {
+	if _, err = Normalise(tr, params); err != nil {
 		t.Fatal(err)
 	}
 	b, err = read(tr.Lookup(name))
-	if err := errors.Join(err, os.WriteFile(compiled, b, 0o644)); err != nil {
+	if err = errors.Join(err, os.WriteFile(compiled, b, 0o644)); err != nil {
 		t.Fatal(err)
 	}
 	final := time.Unix(tr.Lookup("lib/mod.py").MTime.Sec, 0)
-	if err := os.Chtimes(src, final, final); err != nil {
+	if err = os.Chtimes(src, final, final); err != nil {
 		t.Fatal(err)
 	}
 	c = exec.Command(python, "-v", "-B", "-c", "import mod; print(mod.answer)")
@@ -401,7 +402,7 @@ func TestKeystoreOfKeytool(t *testing.T) {
 		t.Fatal(err)
 	}
 	tr := grow(t, file("etc/ssl/certs/java/cacerts", string(b)))
-	if _, err := Normalise(tr, params); err != nil {
+	if _, err = Normalise(tr, params); err != nil {
 		t.Fatal(err)
 	}
 	got, err := read(tr.Lookup("etc/ssl/certs/java/cacerts"))

@@ -2,7 +2,7 @@ package reproducibility
 
 import (
 	"bytes"
-	"crypto/sha1" // Java's key stores have it in their format
+	"crypto/sha1"
 	"encoding/binary"
 	"errors"
 	"io"
@@ -11,7 +11,7 @@ import (
 	"strings"
 	"unicode/utf16"
 
-	"cairn/fsbuild/tree"
+	"cairn/fsbuild/tree" // Java's key stores have it in their format
 )
 
 const secondsPerDay = 86400

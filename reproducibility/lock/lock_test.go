@@ -86,7 +86,7 @@ func TestGolden(t *testing.T) {
 	if diff := cmp.Diff(string(want), string(encode(t, l))); diff != "" {
 		t.Errorf("parsed and encoded again: %s", diff)
 	}
-	if _, err := Parse(bytes.ReplaceAll(want, []byte("\n"), []byte("\r\n"))); err != nil {
+	if _, err = Parse(bytes.ReplaceAll(want, []byte("\n"), []byte("\r\n"))); err != nil {
 		t.Errorf("with CR LF: %v", err)
 	}
 	// The form is also that of another JSON writer, where it has no option
@@ -206,7 +206,7 @@ func TestInputs(t *testing.T) {
 		change(l)
 		a, err := l.Inputs()
 		b, err2 := l.Plan()
-		if err := errors.Join(err, err2); err != nil {
+		if err = errors.Join(err, err2); err != nil {
 			t.Fatal(err)
 		}
 		return string(a), string(b)

@@ -259,7 +259,7 @@ func TestRefuseLocal(t *testing.T) {
 	defer l.Close()
 	d := net.Dialer{Control: RefuseLocal}
 	if c, err := d.Dial("tcp", l.Addr().String()); err == nil {
-		c.Close()
+		_ = c.Close()
 		t.Error("connected to loopback")
 	} else if !strings.Contains(err.Error(), "out of hooks' reach") {
 		t.Error(err)

@@ -22,7 +22,7 @@ func serveDNS(ctx context.Context, pc net.PacketConn) error {
 	for {
 		n, from, err := pc.ReadFrom(buf)
 		if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-			return nil
+			return nil //nolint:nilerr // how serving ends
 		}
 		if err != nil {
 			return fmt.Errorf("read DNS query: %w", err)

@@ -24,7 +24,7 @@ func (s *Server) handle(ctx context.Context, w http.ResponseWriter, r *http.Requ
 	c, _ := r.Context().Value(connKey{}).(*conn)
 	w.Header()["Date"] = nil
 	if r.Method == http.MethodConnect {
-		s.tunnel(w, r, in, c)
+		s.tunnel(ctx, w, r, in, c)
 		return
 	}
 	u, err := target(r, c)
@@ -138,7 +138,7 @@ func isWhole(r *http.Request) bool {
 }
 
 // tunnel answers CONNECT: what comes through the tunnel is served here.
-func (s *Server) tunnel(w http.ResponseWriter, r *http.Request, in *inlet, c *conn) {
+func (s *Server) tunnel(ctx context.Context, w http.ResponseWriter, r *http.Request, in *inlet, c *conn) {
 	_, port, err := net.SplitHostPort(r.RequestURI)
 	if err != nil || port == "" || c.tunnel != "" {
 		s.deny(w, r, "CONNECT", fail(Refused, http.StatusBadRequest, "CONNECT needs one host and port"))
@@ -155,7 +155,7 @@ func (s *Server) tunnel(w http.ResponseWriter, r *http.Request, in *inlet, c *co
 	}
 	// The deadlines of the request that has just ended are not the tunnel's.
 	_ = raw.SetDeadline(time.Time{})
-	in.sniff(s, &conn{
+	in.sniff(ctx, s, &conn{
 		Conn: raw, in: bufio.NewReader(buffered.Reader), tunnel: r.RequestURI, free: func() {},
 	})
 }

@@ -123,12 +123,12 @@ func (w *world) told() []string {
 }
 
 // get returns status, headers and body of http://host/path.
-func (w *world) get(url string, headers ...string) (*http.Response, string) {
+func (w *world) get(url string, headers ...string) (reply, string) {
 	w.t.Helper()
 	return w.do(http.MethodGet, url, headers...)
 }
 
-func (w *world) do(method, url string, headers ...string) (*http.Response, string) {
+func (w *world) do(method, url string, headers ...string) (reply, string) {
 	w.t.Helper()
 	req, err := http.NewRequestWithContext(w.t.Context(), method, url, nil)
 	if err != nil {
@@ -156,7 +156,14 @@ func (w *world) do(method, url string, headers ...string) (*http.Response, strin
 	if err != nil {
 		w.t.Errorf("%s %s: %v", method, url, err)
 	}
-	return resp, string(b)
+	return reply{resp.StatusCode, resp.Status, resp.Header}, string(b)
+}
+
+// A reply is what is left of a response when its body has been read.
+type reply struct {
+	StatusCode int
+	Status     string
+	Header     http.Header
 }
 
 // raw sends text as it is and returns all that comes back.
@@ -208,10 +215,10 @@ func echo(n *atomic.Int64) http.Handler {
 		case r.URL.Path == "/stall":
 			w.Header().Set("Content-Length", "10")
 			_, _ = io.WriteString(w, "five5")
-			w.(http.Flusher).Flush()
+			_ = http.NewResponseController(w).Flush()
 			<-r.Context().Done()
 		default:
-			fmt.Fprintf(w, "%s%s %d range=%q enc=%q inm=%q", r.Host, r.URL.RequestURI(), count,
+			_, _ = fmt.Fprintf(w, "%s%s %d range=%q enc=%q inm=%q", r.Host, r.URL.RequestURI(), count,
 				r.Header.Get("Range"), r.Header.Get("Accept-Encoding"), r.Header.Get("If-None-Match"))
 		}
 	})
@@ -395,7 +402,7 @@ func TestBodyLimit(t *testing.T) {
 	w = start(t, Options{Upstream: upstream(t, http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
 		for range 100 { // without a length
 			_, _ = io.WriteString(w, "xx")
-			w.(http.Flusher).Flush()
+			_ = http.NewResponseController(w).Flush()
 		}
 	})), MaxBody: 20})
 	if resp, body := w.get("http://a.test/x"); resp.StatusCode != 502 || !strings.Contains(body, "longer than the limit") {
@@ -587,11 +594,11 @@ func TestReplayOfDamagedBlob(t *testing.T) {
 	want := "a.test/x" + plainAnswer
 	n.Store(0)
 	w = start(t, Options{Store: w.store, Replay: true, Listed: []Entry{listed}, Upstream: upstream(t, echo(&n))})
-	if resp, body := w.get("http://a.test/x"); resp.StatusCode != 200 || body != want {
+	if resp, body = w.get("http://a.test/x"); resp.StatusCode != 200 || body != want {
 		t.Errorf("healed: %d %q", resp.StatusCode, body)
 	}
 	damage() // after it was served: found before a byte is sent
-	if resp, body := w.get("http://a.test/x"); resp.StatusCode != 502 || !strings.Contains(body, "damaged") {
+	if resp, body = w.get("http://a.test/x"); resp.StatusCode != 502 || !strings.Contains(body, "damaged") {
 		t.Errorf("damaged meanwhile: %d %q", resp.StatusCode, body)
 	}
 	// By now upstream counts 2: other content.

@@ -91,11 +91,11 @@ func (s *Server) accept(ctx context.Context, l net.Listener, in *inlet) error {
 		if err != nil {
 			<-in.slots
 			if ctx.Err() != nil || errors.Is(err, net.ErrClosed) {
-				return nil
+				return nil //nolint:nilerr // how serving ends
 			}
 			return fmt.Errorf("accept hooks' connection: %w", err)
 		}
-		in.sniff(s, &conn{Conn: c, in: bufio.NewReader(c), free: func() { <-in.slots }})
+		in.sniff(ctx, s, &conn{Conn: c, in: bufio.NewReader(c), free: func() { <-in.slots }})
 	}
 }
 
@@ -155,14 +155,14 @@ func (in *inlet) Close() error {
 func (in *inlet) Addr() net.Addr { return &net.TCPAddr{} }
 
 // sniff looks at the first byte of c and delivers it, in the background.
-func (in *inlet) sniff(s *Server, c *conn) {
+func (in *inlet) sniff(ctx context.Context, s *Server, c *conn) {
 	if !in.work.enter() {
 		_ = c.Close()
 		return
 	}
 	go func() {
 		defer in.work.leave()
-		stop := context.AfterFunc(closedContext{in.closed}, func() { _ = c.Close() })
+		stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 		defer stop()
 		timer := time.AfterFunc(s.o.Timeout, func() { _ = c.Close() })
 		first, err := c.in.Peek(1)
@@ -234,19 +234,4 @@ func tunnelHost(c *conn) string {
 		return address
 	}
 	return strings.ToLower(host)
-}
-
-// closedContext is a context that is done when the channel is closed.
-type closedContext struct{ closed <-chan struct{} }
-
-func (c closedContext) Deadline() (time.Time, bool) { return time.Time{}, false }
-func (c closedContext) Done() <-chan struct{}       { return c.closed }
-func (c closedContext) Value(any) any               { return nil }
-func (c closedContext) Err() error {
-	select {
-	case <-c.closed:
-		return context.Canceled
-	default:
-		return nil
-	}
 }

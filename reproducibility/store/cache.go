@@ -249,7 +249,7 @@ func measure(dir string) (total int64, unread bool) {
 	err := filepath.WalkDir(dir, func(_ string, e fs.DirEntry, err error) error {
 		if err != nil {
 			unread = true
-			return nil
+			return nil //nolint:nilerr // told by unread
 		}
 		st := stat(e)
 		if st == nil || !e.IsDir() && st.Nlink > 1 && seen[st.Ino] {

@@ -100,9 +100,9 @@ func TestPutOpen(t *testing.T) {
 	}
 	d2 := put(t, s, text)
 	for _, d := range []Digest{d, d2} {
-		out, err := exec.Command("sha256sum", s.Path(d)).Output()
-		if err != nil || !strings.HasPrefix(string(out), d.Hex()+" ") {
-			t.Errorf("sha256sum says %s, %v for %s", out, err, d)
+		out, oerr := exec.Command("sha256sum", s.Path(d)).Output()
+		if oerr != nil || !strings.HasPrefix(string(out), d.Hex()+" ") {
+			t.Errorf("sha256sum says %s, %v for %s", out, oerr, d)
 		}
 	}
 	r, size, err := s.Open(d2)
@@ -113,13 +113,13 @@ func TestPutOpen(t *testing.T) {
 	if err != nil || string(got) != text {
 		t.Errorf("read %d bytes, %v", len(got), err)
 	}
-	if err := r.Close(); err != nil {
+	if err = r.Close(); err != nil {
 		t.Error(err)
 	}
-	if got, err := s.ReadAll(d2, size); err != nil || string(got) != text {
+	if got, err = s.ReadAll(d2, size); err != nil || string(got) != text {
 		t.Errorf("ReadAll = %d bytes, %v", len(got), err)
 	}
-	if _, err := s.ReadAll(d2, size-1); err == nil {
+	if _, err = s.ReadAll(d2, size-1); err == nil {
 		t.Error("ReadAll beyond its limit succeeded")
 	}
 	fi, err := os.Stat(s.Path(d2))
@@ -149,19 +149,19 @@ func TestPutRefusals(t *testing.T) {
 	canceled, cancel := context.WithCancel(t.Context())
 	cancel()
 	for name, c := range map[string]struct {
-		ctx  context.Context
+		ctx  func() context.Context
 		r    io.Reader
 		want Digest
 		is   error
 	}{
-		"mismatch":   {t.Context(), strings.NewReader("text"), want, nil},
-		"read error": {t.Context(), io.MultiReader(strings.NewReader("te"), iotest.ErrReader(broken)), "", broken},
-		"canceled":   {canceled, strings.NewReader("text"), "", context.Canceled},
-		"bad digest": {t.Context(), strings.NewReader("text"), "sha256:../x", ErrBadDigest},
+		"mismatch":   {t.Context, strings.NewReader("text"), want, nil},
+		"read error": {t.Context, io.MultiReader(strings.NewReader("te"), iotest.ErrReader(broken)), "", broken},
+		"canceled":   {func() context.Context { return canceled }, strings.NewReader("text"), "", context.Canceled},
+		"bad digest": {t.Context, strings.NewReader("text"), "sha256:../x", ErrBadDigest},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := open(t)
-			_, _, err := s.Put(c.ctx, c.r, c.want)
+			_, _, err := s.Put(c.ctx(), c.r, c.want)
 			var mismatch *MismatchError
 			if err == nil || c.is != nil && !errors.Is(err, c.is) || c.is == nil && !errors.As(err, &mismatch) {
 				t.Errorf("Put: %v", err)
@@ -270,10 +270,10 @@ func TestPartial(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := io.WriteString(f, "first "); err != nil {
+	if _, err = io.WriteString(f, "first "); err != nil {
 		t.Fatal(err)
 	}
-	if err := f.Close(); err != nil { // interrupted
+	if err = f.Close(); err != nil { // interrupted
 		t.Fatal(err)
 	}
 	f, err = s.Partial("http://example.org/a.deb")
@@ -539,7 +539,7 @@ func child(dir string) error {
 	if err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(w.Dir(), "file"), []byte("x"), 0o644); err != nil {
+	if err = os.WriteFile(filepath.Join(w.Dir(), "file"), []byte("x"), 0o644); err != nil {
 		return err
 	}
 	_, _, err = s.Put(context.Background(), io.MultiReader(strings.NewReader("begin"), talker{}), "")
@@ -633,7 +633,7 @@ func ExampleStore_Put() {
 	if err != nil {
 		return
 	}
-	defer os.RemoveAll(dir)
+	defer func() { _ = os.RemoveAll(dir) }()
 	s, err := Open(dir)
 	if err != nil {
 		return
