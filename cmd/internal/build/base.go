@@ -47,12 +47,25 @@ const snapshotVersion = "1"
 
 // makeTools has the tools root ready: a snapshot in the store.
 func (w *worker) makeTools(ctx context.Context) error {
+	if err := w.sweepStore(); err != nil {
+		return err
+	}
 	dir, _, err := w.debianSnapshot(ctx, DebianQuestion{Purpose: "tools", Include: w.job.ToolsFor})
 	if err != nil {
 		return fail(err, "tools root")
 	}
 	w.tools = dir
 	return nil
+}
+
+// sweepStore removes from the store what killed builds left half-made. Its
+// files belong to ids that only the worker can name.
+func (w *worker) sweepStore() error {
+	st, err := store.Open(w.req.Store)
+	if err != nil {
+		return err
+	}
+	return fail(st.Sweep(), "content store")
 }
 
 // snapshotKey names a snapshot by all that went into it.

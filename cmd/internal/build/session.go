@@ -18,6 +18,9 @@ import (
 // resolver is the build's resolv.conf: every name leads to the recording server.
 const resolver = "nameserver 127.0.0.1\n"
 
+// gitConfig lets git read repositories of the caller, whom hooks see as nobody.
+const gitConfig = "[safe]\n\tdirectory = *\n"
+
 // hostname is what hooks see, in every build.
 const hostname = "localhost"
 
@@ -88,8 +91,10 @@ func (w *worker) stage() error {
 	if err := shell.Write(filepath.Join(w.dirs.stage, "lib")); err != nil {
 		return fail(err, "copy the shell library")
 	}
-	if err := os.WriteFile(filepath.Join(w.dirs.stage, "resolv.conf"), []byte(resolver), 0o644); err != nil {
-		return err
+	for name, content := range map[string]string{"resolv.conf": resolver, "gitconfig": gitConfig} {
+		if err := os.WriteFile(filepath.Join(w.dirs.stage, name), []byte(content), 0o644); err != nil {
+			return err
+		}
 	}
 	if err := w.stageDisk(); err != nil {
 		return err
@@ -156,6 +161,7 @@ func (w *worker) sessionMounts() ([]sandbox.Mount, error) {
 		sandbox.Mount{Source: w.dirs.shared, Target: seenShared},
 		sandbox.Mount{Source: filepath.Join(w.dirs.stage, "lib"), Target: seenLib, ReadOnly: true},
 		sandbox.Mount{Source: filepath.Join(w.dirs.stage, "resolv.conf"), Target: "/etc/resolv.conf", ReadOnly: true},
+		sandbox.Mount{Source: filepath.Join(w.dirs.stage, "gitconfig"), Target: "/etc/gitconfig", ReadOnly: true},
 	)
 	for _, e := range w.job.Elements {
 		mounts = append(mounts, sandbox.Mount{Source: w.stagedElement(e), Target: e.Seen, ReadOnly: true})

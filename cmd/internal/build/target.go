@@ -22,10 +22,12 @@ const (
 
 // aptConf are apt's settings during the build. The build has verified the
 // archive's indexes, dates included, before it began; a rebuild from a lock
-// uses the same ones later.
+// uses the same ones later. A package is answered only when all of it has been
+// verified, which takes as long as the mirror is slow.
 const aptConf = `Acquire::Check-Valid-Until "false";
 Acquire::Check-Date "false";
 Acquire::Retries "2";
+Acquire::http::Timeout "600";
 `
 
 // stageDisk writes these files.
