@@ -18,7 +18,9 @@ func TestPhases(t *testing.T) {
 	dir := scratch(t, who)
 	r := build(t, who, dir, "test-os", "all-phases")
 	r.ok()
-	seen := func(hooks, phase string) string { return " seen=" + hooks + "/" + phase + ".d/../environment.d/20-all-phases.bash" }
+	seen := func(hooks, phase string) string {
+		return " seen=" + hooks + "/" + phase + ".d/../environment.d/20-all-phases.bash"
+	}
 	merged := func(phase string) string { return seen("/tmp/dib_build.cairn/hooks", phase) }
 	tree := "/tmp/dib_build.cairn/mnt"
 	wantHost := []string{
