@@ -53,9 +53,13 @@ func (w *worker) seenCwd() string {
 	return w.req.Cwd
 }
 
-// shareDirs mounts the overlays and returns the binds that show them.
-func (w *worker) shareDirs() ([]sandbox.Mount, error) {
+// shareDirs mounts the overlays and returns the binds that show them, and the
+// home: what lies in another directory after it.
+func (w *worker) shareDirs(home string) ([]sandbox.Mount, error) {
 	var mounts []sandbox.Mount
+	if w.req.Home != "" && !slices.Contains(w.callerDirs(), w.req.Home) {
+		mounts = append(mounts, sandbox.Mount{Source: home, Target: w.req.Home, ReadOnly: true})
+	}
 	for i, dir := range w.callerDirs() {
 		base := filepath.Join(w.dirs.work, "share", string(rune('a'+i)))
 		if err := w.apart(base, dir); err != nil {
@@ -68,7 +72,11 @@ func (w *worker) shareDirs() ([]sandbox.Mount, error) {
 				return nil, err
 			}
 		}
-		if err := sandbox.MountOverlay([]string{dir}, s.upper, work, s.view); err != nil {
+		lower := []string{dir}
+		if dir == w.req.Home {
+			lower = []string{home, dir}
+		}
+		if err := sandbox.MountOverlay(lower, s.upper, work, s.view); err != nil {
 			// A directory that cannot be the lower layer (another overlay, say)
 			// is not shown; hooks still have a place to write.
 			s.view = s.upper
@@ -78,6 +86,7 @@ func (w *worker) shareDirs() ([]sandbox.Mount, error) {
 		w.shared = append(w.shared, s)
 		mounts = append(mounts, sandbox.Mount{Source: s.view, Target: dir})
 	}
+	slices.SortStableFunc(mounts, func(a, b sandbox.Mount) int { return strings.Compare(a.Target, b.Target) })
 	return mounts, nil
 }
 
@@ -105,27 +114,30 @@ var homeFiles = []string{
 }
 
 // stageHome copies those files into a home that hooks can read.
-func (w *worker) stageHome() (sandbox.Mount, error) {
+func (w *worker) stageHome() (string, error) {
 	dst := filepath.Join(w.dirs.stage, "home")
 	if err := makeImageDir(dst); err != nil {
-		return sandbox.Mount{}, err
+		return "", err
+	}
+	if w.req.Home == "" {
+		return dst, nil
 	}
 	for _, pattern := range homeFiles {
 		found, err := filepath.Glob(filepath.Join(w.req.Home, pattern))
 		if err != nil {
-			return sandbox.Mount{}, err
+			return "", err
 		}
 		for _, name := range found {
 			rel, err := filepath.Rel(w.req.Home, name)
 			if err != nil {
-				return sandbox.Mount{}, err
+				return "", err
 			}
 			if err := stageFile(name, dst, rel); err != nil {
-				return sandbox.Mount{}, fail(err, "copy %s of the caller's home for the hooks", rel)
+				return "", fail(err, "copy %s of the caller's home for the hooks", rel)
 			}
 		}
 	}
-	return sandbox.Mount{Source: dst, Target: w.req.Home, ReadOnly: true}, nil
+	return dst, nil
 }
 
 // stageFile copies one file to rel below dst, for the image's root alone.

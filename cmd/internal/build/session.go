@@ -143,16 +143,13 @@ func (w *worker) sessionMounts() ([]sandbox.Mount, error) {
 	if err := makeImageDir(cache); err != nil {
 		return nil, fail(err, "make the hooks' cache %s", cache)
 	}
-	mounts, err := w.shareDirs()
+	home, err := w.stageHome()
+	if err != nil {
+		return nil, err
+	}
+	mounts, err := w.shareDirs(home)
 	if err != nil {
 		return nil, fail(err, "show the caller's directories to the hooks")
-	}
-	if w.req.Home != "" {
-		home, err := w.stageHome()
-		if err != nil {
-			return nil, err
-		}
-		mounts = append([]sandbox.Mount{home}, mounts...)
 	}
 	mounts = append(mounts,
 		sandbox.Mount{Source: w.dirs.build, Target: seenBuild},
