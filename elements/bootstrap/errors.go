@@ -93,11 +93,14 @@ func (e *HashError) Hint() string {
 // MissingError tells that something needed is not in the store and cannot be
 // fetched, because there is no network (Config.Client is nil).
 type MissingError struct {
-	URL    string // canonical
-	Digest store.Digest
+	URL    string       // canonical
+	Digest store.Digest // "" if any state would do
 }
 
 func (e *MissingError) Error() string {
+	if e.Digest == "" {
+		return fmt.Sprintf("read %s: no network", e.URL)
+	}
 	return fmt.Sprintf("read %s: not in the store: %s", e.URL, e.Digest)
 }
 

@@ -18,7 +18,7 @@ func ExampleCompareVersions() {
 
 func ExampleParseSources() {
 	sources, err := bootstrap.ParseSources([]byte(`Types: deb
-URIs: http://deb.debian.org/debian
+URIs: http://mirror.example.org/debian
 Suites: trixie trixie-updates
 Components: main
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
@@ -29,7 +29,7 @@ Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
 	}
 	// Output:
 	// <nil>
-	// [http://deb.debian.org/debian] [trixie trixie-updates] [main] [/usr/share/keyrings/debian-archive-keyring.gpg]
+	// [http://mirror.example.org/debian] [trixie trixie-updates] [main] [/usr/share/keyrings/debian-archive-keyring.gpg]
 }
 
 func ExampleAuth_Find() {

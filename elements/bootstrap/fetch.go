@@ -320,7 +320,7 @@ func (f *fetcher) get(ctx context.Context, url, mirror string, from int64) (*htt
 // fetchText fetches a small file of unknown digest into memory.
 func (f *fetcher) fetchText(ctx context.Context, url, mirror string, limit int64) ([]byte, error) {
 	if f.config.Client == nil {
-		return nil, &MissingError{URL: withoutUser(url), Digest: "any"}
+		return nil, &MissingError{URL: withoutUser(url)}
 	}
 	transfer := f.config.Transfer
 	for try, wait := 1, transfer.Backoff; ; try++ {

@@ -206,7 +206,7 @@ func (a aptRoot) choose(include []string) (list string, plain bool, err error) {
 	}
 	var found []string
 	for line := range strings.SplitSeq(out, "\n") {
-		if f := strings.Fields(line); len(f) > 3 && f[0][0] == '\'' {
+		if f := strings.Fields(line); len(f) > 2 && f[0][0] == '\'' {
 			part := strings.Split(f[1], "_")
 			found = append(found, part[0]+"="+strings.ReplaceAll(part[1], "%3a", ":"))
 		}
@@ -365,7 +365,7 @@ func TestResolveEqualsApt(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := rand.New(rand.NewPCG(2026, 11))
-	wanted, part := closure(x.universe, r, 250)
+	wanted, part := closure(x.universe, r, 120)
 	var indexes [][]byte
 	u := newUniverse("amd64")
 	for _, s := range x.suites {
@@ -383,8 +383,8 @@ func TestResolveEqualsApt(t *testing.T) {
 		}
 	}
 	t.Logf("%d of %d names", len(part), len(x.universe.names))
-	const simulated = 15
-	requests := make([][]string, 230)
+	const simulated = 5
+	requests := make([][]string, 210)
 	for i := range requests {
 		for range 1 + r.IntN(4) {
 			requests[i] = append(requests[i], wanted[r.IntN(len(wanted))])
