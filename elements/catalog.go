@@ -40,7 +40,7 @@ type Catalog struct {
 // Load reads the elements of a search path and then the built-in ones. The first element of a name wins. An entry
 // that is not a directory is a [*SearchPathError]; empty entries are ignored.
 //
-// diskimage_builder/element_dependencies.py:_find_all_elements
+// diskimage_builder/element_dependencies.py:_find_all_elements.
 func Load(paths []string, builtin Builtin) (*Catalog, error) {
 	c := &Catalog{elements: map[string]*Element{}}
 	for _, p := range paths {
@@ -73,7 +73,7 @@ func (c *Catalog) addDir(path string) error {
 	}
 	for _, entry := range entries {
 		full := filepath.Join(path, entry.Name())
-		if st, err := os.Stat(full); err != nil || !st.IsDir() {
+		if st, statErr := os.Stat(full); statErr != nil || !st.IsDir() {
 			continue // neither a file nor a dangling link is an element
 		}
 		if full, err = realPath(full); err != nil {

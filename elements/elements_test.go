@@ -139,8 +139,10 @@ func TestResolveErrors(t *testing.T) {
 		{"two operating systems", "os os2", "operating-system: already provided by ['os']", "either 'os' or 'os2'"},
 		{"the same operating system twice", "os os", "operating-system: already provided by ['os']", "once"},
 		{"two block devices", "os vm block-device-mbr block-device-gpt", "block-device: already provided by ['block-device-mbr']", ""},
-		{"virtual and provider", "os bootloader zipl",
-			"The following elements are already provided by another element\nbootloader : already provided by ['zipl']", "leave out bootloader"},
+		{
+			"virtual and provider", "os bootloader zipl",
+			"The following elements are already provided by another element\nbootloader : already provided by ['zipl']", "leave out bootloader",
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -218,9 +220,9 @@ func list(t *testing.T, dir string) map[string]string {
 		case d.IsDir():
 			return nil
 		case d.Type()&fs.ModeSymlink != 0:
-			target, err := os.Readlink(p)
+			target, linkErr := os.Readlink(p)
 			out[rel] = "->" + target
-			return err
+			return linkErr
 		}
 		if info.ModTime().Unix() != 1700000000 {
 			t.Errorf("%s: time %v", rel, info.ModTime())

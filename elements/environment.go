@@ -104,7 +104,7 @@ func (e Environment) Variables(p Phase) []string {
 
 // defaults sets what the caller has not.
 //
-// diskimage_builder/lib/common-defaults, lib/img-defaults, lib/disk-image-create
+// diskimage_builder/lib/common-defaults, lib/img-defaults, lib/disk-image-create.
 func (e Environment) defaults(v map[string]string) {
 	for name, value := range map[string]string{
 		"IMAGE_TYPE": "qcow2", "DIB_NO_TMPFS": "0", "DIB_MIN_TMPFS": "2", "DIB_CHECKSUM": "0", "DIB_DEFAULT_INSTALLTYPE": "source",

@@ -32,7 +32,7 @@ type MergeOptions struct {
 // Permissions are those of the element, less write permission for group and others, so that the umask of a checkout
 // does not reach the image.
 //
-// diskimage_builder/lib/common-functions:generate_hooks
+// diskimage_builder/lib/common-functions:generate_hooks.
 func (s *Selection) Merge(dst string, o MergeOptions) error {
 	if err := os.MkdirAll(dst, 0o755); err != nil {
 		return fmt.Errorf("merge elements: %w", err)

@@ -228,11 +228,11 @@ func (s *squash) when(value any) (bool, error) {
 	for _, line := range lines {
 		m := whenLine.FindStringSubmatch(text(line))
 		if m == nil {
-			return false, fmt.Errorf("Malformed when line: <%s>", text(line)) //nolint:revive,staticcheck // the text scripts look for
+			return false, fmt.Errorf("Malformed when line: <%s>", text(line)) //nolint:staticcheck // the text scripts look for
 		}
 		v, set := s.env(m[1])
 		if !set {
-			return false, fmt.Errorf("The variable <%s> is not set", m[1]) //nolint:revive,staticcheck // the text scripts look for
+			return false, fmt.Errorf("The variable <%s> is not set", m[1]) //nolint:staticcheck // the text scripts look for
 		}
 		holds = holds && (v == m[3]) == (m[2] == "=")
 	}

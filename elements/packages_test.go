@@ -99,8 +99,8 @@ func TestVerbs(t *testing.T) {
 	for distribution, want := range map[string]string{
 		"debian": "own: own\nredhat-only: redhat-only\nssh: ssh\nweb: apache2\n", "rocky": "own: own\nredhat-only: x\nssh: sshd\nweb: httpd\n",
 	} {
-		if status, out, errs := run("svc-map-data", all, "DISTRO_NAME="+distribution); status != 0 || out != want {
-			t.Errorf("%s: %d %q %q", distribution, status, out, errs)
+		if code, names, errs := run("svc-map-data", all, "DISTRO_NAME="+distribution); code != 0 || names != want {
+			t.Errorf("%s: %d %q %q", distribution, code, names, errs)
 		}
 	}
 	status, _, errs := run("svc-map-data", "IMAGE_ELEMENT_YAML={a: "+root+"/a, c: "+root+"/c}", "IMAGE_ELEMENT=a c")

@@ -31,7 +31,7 @@ func (s *Selection) Has(name string) bool { return slices.Contains(s.Names(), na
 // Request adds to the named elements what diskimage-builder adds before it looks for dependencies: a block device
 // for "vm" when the request names none.
 //
-// diskimage_builder/lib/common-functions:arg_to_elements
+// diskimage_builder/lib/common-functions:arg_to_elements.
 func Request(names []string, arch string) []string {
 	out := slices.Clone(names)
 	isBlockDevice := func(name string) bool { return strings.HasPrefix(name, "block-device-") }
@@ -47,7 +47,7 @@ func Request(names []string, arch string) []string {
 // Resolve expands the named elements with their dependencies. Its errors are [*NotFoundError], [*ProvidedError],
 // [*ConflictError] and [*NoSystemError].
 //
-// diskimage_builder/element_dependencies.py:_expand_element_dependencies
+// diskimage_builder/element_dependencies.py:_expand_element_dependencies.
 func (c *Catalog) Resolve(names []string, arch string) (*Selection, error) {
 	requested := Request(names, arch)
 	x := expansion{catalog: c, selected: map[string]bool{}, providedBy: map[string]string{}, wantedBy: map[string]string{}}

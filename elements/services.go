@@ -20,7 +20,7 @@ var families = map[string]string{
 // Services joins the files svc-map of elements: it maps service names to what the distribution calls them. A name
 // that two elements map is an error.
 //
-// diskimage_builder/elements/svc-map/extra-data.d/10-merge-svc-map-files
+// diskimage_builder/elements/svc-map/extra-data.d/10-merge-svc-map-files.
 func Services(dirs []Dir, distribution string) (map[string]string, error) {
 	out := map[string]string{}
 	for _, dir := range dirs {

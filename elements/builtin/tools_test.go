@@ -35,7 +35,7 @@ type result struct {
 }
 
 // run runs a program with an environment of its own and the directories first on PATH.
-func run(t *testing.T, dir string, path []string, env []string, args ...string) (result, string) {
+func run(t *testing.T, dir string, path, env []string, args ...string) (result, string) {
 	t.Helper()
 	var out, errs bytes.Buffer
 	c := exec.Command(args[0], args[1:]...)

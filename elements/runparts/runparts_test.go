@@ -103,32 +103,46 @@ func TestRun(t *testing.T) {
 		stderr []string // in it
 		absent []string // not in stderr
 	}{
-		{name: "order", files: map[string]string{"p.d/100-late": order, "p.d/20-link": "->../x", "x": order, "p.d/9-early": order, "p.d/alpha": order, "p.d/55-ok": order},
-			stdout: "alpha\n9-early\n20-link\n55-ok\n100-late\n"},
-		{name: "ignored", files: map[string]string{"p.d/50-nonexec": "x", "p.d/50-has.dot": order, "p.d/sub/": "", "p.d/dangling": "->nowhere"},
-			absent: []string{"Ignoring", "Running"}, stderr: []string{"END PROFILING"}},
-		{name: "notices", files: map[string]string{"p.d/50-nonexec": "x", "p.d/50-has.dot": order}, env: []string{"DIB_DEBUG_TRACE=1"},
-			stderr: []string{"dib-run-parts Ignoring non-executable files: 50-nonexec\n", "dib-run-parts Ignoring non-conforming filenames: 50-has.dot\n"}},
+		{
+			name: "order", files: map[string]string{"p.d/100-late": order, "p.d/20-link": "->../x", "x": order, "p.d/9-early": order, "p.d/alpha": order, "p.d/55-ok": order},
+			stdout: "alpha\n9-early\n20-link\n55-ok\n100-late\n",
+		},
+		{
+			name: "ignored", files: map[string]string{"p.d/50-nonexec": "x", "p.d/50-has.dot": order, "p.d/sub/": "", "p.d/dangling": "->nowhere"},
+			absent: []string{"Ignoring", "Running"}, stderr: []string{"END PROFILING"},
+		},
+		{
+			name: "notices", files: map[string]string{"p.d/50-nonexec": "x", "p.d/50-has.dot": order}, env: []string{"DIB_DEBUG_TRACE=1"},
+			stderr: []string{"dib-run-parts Ignoring non-executable files: 50-nonexec\n", "dib-run-parts Ignoring non-conforming filenames: 50-has.dot\n"},
+		},
 		{name: "pattern", files: map[string]string{"p.d/50-has.dot": order, "p.d/10-x": order}, env: []string{`RUN_PARTS_REGEX=\.dot$`}, stdout: "50-has.dot\n"},
 		{name: "wrong pattern", files: map[string]string{"p.d/10-x": order}, env: []string{`RUN_PARTS_REGEX=(`}, status: 1, stderr: []string{"RUN_PARTS_REGEX"}},
 		{name: "no shebang", files: map[string]string{"p.d/10-x": "+[[ a == a ]] && echo $0 | sed s,.*/,,\n"}, stdout: "10-x\n"},
 		{name: "failure", files: map[string]string{"p.d/10-x": "#!/bin/sh\nexit 7\n", "p.d/20-y": order}, status: 7, absent: []string{"PROFILING", "completed"}},
 		{name: "signal", files: map[string]string{"p.d/10-x": "#!/bin/sh\nkill -9 $$\n"}, status: 137},
 		{name: "no interpreter", files: map[string]string{"p.d/10-x": "#!/nonexist\n"}, status: 127, stderr: []string{"10-x"}},
-		{name: "environment in bytewise order", files: map[string]string{
-			"environment.d/100-a": "export V=a", "environment.d/20-b": "export V=b", "environment.d/10.bash": "export D=dot", "environment.d/.hidden": "export H=hidden",
-			"environment.d/bad~name": "exit 1", "p.d/10-x": "#!/bin/sh\necho $V $D $H\n"},
-			stdout: "b dot hidden\n", stderr: []string{"p.d/../environment.d/100-a\n", "+ export V=b\n"}},
-		{name: "environment persists", files: map[string]string{
-			"environment.d/1": "cd /; umask 027; f() { echo from f; }; export -f f; ulimit -n 123; declare -A local_only=([a]=b)\nreturn 0\nexit 5",
-			"p.d/10-x":        "#!/bin/bash\nf; pwd; umask; ulimit -n\n"},
-			stdout: "from f\n/\n0027\n123\n"},
+		{
+			name: "environment in bytewise order", files: map[string]string{
+				"environment.d/100-a": "export V=a", "environment.d/20-b": "export V=b", "environment.d/10.bash": "export D=dot", "environment.d/.hidden": "export H=hidden",
+				"environment.d/bad~name": "exit 1", "p.d/10-x": "#!/bin/sh\necho $V $D $H\n",
+			},
+			stdout: "b dot hidden\n", stderr: []string{"p.d/../environment.d/100-a\n", "+ export V=b\n"},
+		},
+		{
+			name: "environment persists", files: map[string]string{
+				"environment.d/1": "cd /; umask 027; f() { echo from f; }; export -f f; ulimit -n 123; declare -A local_only=([a]=b)\nreturn 0\nexit 5",
+				"p.d/10-x":        "#!/bin/bash\nf; pwd; umask; ulimit -n\n",
+			},
+			stdout: "from f\n/\n0027\n123\n",
+		},
 		{name: "environment exits", files: map[string]string{"environment.d/1": "exit 3", "p.d/10-x": order}, status: 3},
 		{name: "environment fails", files: map[string]string{"environment.d/1": "false", "p.d/10-x": order}, status: 1},
 		{name: "unset variable", files: map[string]string{"environment.d/1": "echo $NAME", "p.d/10-x": order}, status: 1, stderr: []string{"NAME: unbound variable"}},
 		{name: "empty environment", files: map[string]string{"environment.d/": "", "p.d/10-x": order}, stdout: "10-x\n"},
-		{name: "own path", files: map[string]string{"environment.d/1": "echo ${BASH_SOURCE[0]##*/p.d} ${0##*/} ${target_dir##*/}", "p.d/10-x": order},
-			stdout: "/../environment.d/1 dib-run-parts p.d\n10-x\n"},
+		{
+			name: "own path", files: map[string]string{"environment.d/1": "echo ${BASH_SOURCE[0]##*/p.d} ${0##*/} ${target_dir##*/}", "p.d/10-x": order},
+			stdout: "/../environment.d/1 dib-run-parts p.d\n10-x\n",
+		},
 		{name: "empty directory", stderr: []string{"END PROFILING"}},
 	}
 	program := binary(t)

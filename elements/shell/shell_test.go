@@ -31,11 +31,15 @@ func bash(t *testing.T, dir, script string) (string, int) {
 
 func TestSelectBootKernelInitrd(t *testing.T) {
 	tests := []struct{ name, files, links, env, want string }{
-		{"debian", "etc/debian_version boot/vmlinuz-6.1.0-9-amd64 boot/vmlinuz-6.1.0-10-amd64 boot/initrd.img-6.1.0-9-amd64 boot/initrd.img-6.1.0-10-amd64 boot/config-6", "", "",
-			"vmlinuz-6.1.0-10-amd64 initrd.img-6.1.0-10-amd64"},
+		{
+			"debian", "etc/debian_version boot/vmlinuz-6.1.0-9-amd64 boot/vmlinuz-6.1.0-10-amd64 boot/initrd.img-6.1.0-9-amd64 boot/initrd.img-6.1.0-10-amd64 boot/config-6", "", "",
+			"vmlinuz-6.1.0-10-amd64 initrd.img-6.1.0-10-amd64",
+		},
 		{"ubuntu prefers generic", "etc/debian_version boot/vmlinuz-5.4-generic boot/vmlinuz-5.9-kvm boot/initrd.img-5.4-generic", "", "", "vmlinuz-5.4-generic initrd.img-5.4-generic"},
-		{"signed", "etc/debian_version boot/vmlinuz-5.4-generic boot/vmlinuz-5.4-generic.efi.signed boot/initrd.img-5.4-generic", "", "DIB_SIGNED_KERNEL_VERSION=1",
-			"vmlinuz-5.4-generic.efi.signed initrd.img-5.4-generic"},
+		{
+			"signed", "etc/debian_version boot/vmlinuz-5.4-generic boot/vmlinuz-5.4-generic.efi.signed boot/initrd.img-5.4-generic", "", "DIB_SIGNED_KERNEL_VERSION=1",
+			"vmlinuz-5.4-generic.efi.signed initrd.img-5.4-generic",
+		},
 		{"red hat", "etc/redhat-release boot/vmlinuz-3.9 boot/vmlinuz-3.10 boot/vmlinuz-3.11debug boot/initramfs-3.10.img", "", "", "vmlinuz-3.10 initramfs-3.10.img"},
 		{"red hat PAE", "etc/redhat-release boot/vmlinuz-3.9.PAE boot/vmlinuz-3.10 boot/initramfs-3.9.PAE.img", "", "", "vmlinuz-3.9.PAE initramfs-3.9.PAE.img"},
 		{"red hat without initramfs", "etc/redhat-release boot/vmlinuz-3.10", "", "", "Can't find an initramfs for the 3.10 version of the kernel.\n"},
@@ -76,8 +80,10 @@ func TestLibrary(t *testing.T) {
 		{"build directory", `source $_LIB/common-defaults; source $_LIB/common-functions; mk_build_dir; [ -d $TMP_BUILD_DIR ] && basename $TMP_BUILD_DIR | cut -c1-10`, "dib_build.\n"},
 		{"devpts", `source $_LIB/common-functions; mount_dev_pts_options | cut -c1-3`, "-o \n"},
 		{"defaults", `source $_LIB/common-defaults; source $_LIB/img-defaults; source $_LIB/ramdisk-defaults; echo $FS_TYPE $DIB_NO_TMPFS $IMAGE_TYPE`, "ext4 1 qcow2\n"},
-		{"save", `source $_LIB/common-functions; echo 1 > x.raw; touch -d 2020-01-02T03:04:05 x.raw; echo 2 > y; TMP_IMAGE_PATH=y; save_image x.raw; cat x.raw x-2020.01.02-03.04.05.raw`,
-			"Old image found. Renaming it to x-2020.01.02-03.04.05.raw\nImage file x.raw created...\n2\n1\n"},
+		{
+			"save", `source $_LIB/common-functions; echo 1 > x.raw; touch -d 2020-01-02T03:04:05 x.raw; echo 2 > y; TMP_IMAGE_PATH=y; save_image x.raw; cat x.raw x-2020.01.02-03.04.05.raw`,
+			"Old image found. Renaming it to x-2020.01.02-03.04.05.raw\nImage file x.raw created...\n2\n1\n",
+		},
 		{"binaries", `source $_LIB/ramdisk-functions; ensure_binaries ls; (ensure_binaries nosuch) || echo $?`, "nosuch is not found in PATH. Please ensure your elements install it\n1\n"},
 	}
 	for _, tt := range tests {

@@ -25,7 +25,7 @@ type Disk struct {
 
 // grubProbe answers what grub-probe finds out from devices, for the root file system of the image only.
 //
-// util/grub-probe.c of GRUB 2.06
+// util/grub-probe.c of GRUB 2.06.
 func grubProbe(p Process) int {
 	target, version := "", false
 	args := p.Args[1:]
@@ -149,7 +149,7 @@ func missing(value, what string) error {
 // system. In the image everything is on the root file system, while the mount table shows where the tree lies on the
 // build host.
 //
-// util/grub-mkrelpath.c of GRUB 2.06
+// util/grub-mkrelpath.c of GRUB 2.06.
 func grubMkrelpath(p Process) int {
 	var path string
 	for _, a := range p.Args[1:] {

@@ -118,10 +118,15 @@ func TestOthers(t *testing.T) {
 		command, want string
 		status        int
 	}{
-		{"/usr/sbin/grub-install /dev/sda", "embedded when the disk image is written", 0}, {"grub-bios-setup x", "embedded", 0},
-		{"losetup -f x", "DIB_BLOCK_DEVICE_CONFIG", 1}, {"kpartx -a x", "no loop devices", 1}, {"nosuch", "not a program", 1},
-		{"cairn-helper", "verbs: base-image bootstrap-deb local", 1}, {"cairn-helper nosuch", "unknown verb: nosuch", 1},
-		{"cairn-helper bootstrap-deb", "CAIRN_SOCKET is not set", 1}, {"cairn-helper bootstrap-deb x", `"x" is not NAME=VALUE`, 1},
+		{"/usr/sbin/grub-install /dev/sda", "embedded when the disk image is written", 0},
+		{"grub-bios-setup x", "embedded", 0},
+		{"losetup -f x", "DIB_BLOCK_DEVICE_CONFIG", 1},
+		{"kpartx -a x", "no loop devices", 1},
+		{"nosuch", "not a program", 1},
+		{"cairn-helper", "verbs: base-image bootstrap-deb local", 1},
+		{"cairn-helper nosuch", "unknown verb: nosuch", 1},
+		{"cairn-helper bootstrap-deb", "CAIRN_SOCKET is not set", 1},
+		{"cairn-helper bootstrap-deb x", `"x" is not NAME=VALUE`, 1},
 	} {
 		if status, _, errs := start(t, nil, strings.Fields(tt.command)...); status != tt.status || !strings.Contains(errs, tt.want) {
 			t.Errorf("%s: %d %q", tt.command, status, errs)
@@ -143,7 +148,11 @@ func serve(t *testing.T, replies ...Reply) (socket string, got <-chan Request) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { listener.Close() })
+	t.Cleanup(func() {
+		if err := listener.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	requests := make(chan Request, 1)
 	go func() {
 		conn, err := listener.Accept()
@@ -172,8 +181,12 @@ func TestRemote(t *testing.T) {
 		stderr  string
 	}{
 		{"done", []Reply{{Log: "one"}, {Log: "two"}, {Done: true}}, 0, "one\ntwo\n"},
-		{"error", []Reply{{Log: "one"}, {Error: "no such suite", Hint: "try bookworm"}}, 1,
-			"one\ncairn-helper: error: bootstrap-deb: no such suite\ncairn-helper: hint: try bookworm\n"},
+		{
+			"error",
+			[]Reply{{Log: "one"}, {Error: "no such suite", Hint: "try bookworm"}},
+			1,
+			"one\ncairn-helper: error: bootstrap-deb: no such suite\ncairn-helper: hint: try bookworm\n",
+		},
 		{"cut", []Reply{{Log: "one"}}, 1, "one\ncairn-helper: error: bootstrap-deb: read reply of the builder: EOF\n"},
 	}
 	for _, tt := range tests {
