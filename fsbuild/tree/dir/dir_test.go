@@ -37,6 +37,9 @@ func text(t testing.TB, tr *tree.Tree) string {
 	return b.String()
 }
 
+// sampleTimes are access and modification time of every sample file.
+var sampleTimes = []unix.Timespec{{Sec: 1, Nsec: 1}, {Sec: 1_700_000_000, Nsec: 123_456_789}}
+
 // sample makes a directory with every type that needs no privilege.
 func sample(t testing.TB) string {
 	t.Helper()
@@ -57,8 +60,7 @@ func sample(t testing.TB) string {
 	must(t, unix.Setxattr(p("a"), "user.overlay.opaque", []byte("y"), 0))
 	must(t, os.Chmod(p("a/file"), 0o4751|os.ModeSetuid))
 	for _, name := range []string{"a/b", "a/file", "a-file", "odd \xff\nname", "symlink", "fifo", "socket", "a", "."} {
-		times := []unix.Timespec{{Sec: 1, Nsec: 1}, {Sec: 1_700_000_000, Nsec: 123_456_789}}
-		must(t, unix.UtimesNanoAt(unix.AT_FDCWD, p(name), times, unix.AT_SYMLINK_NOFOLLOW))
+		must(t, unix.UtimesNanoAt(unix.AT_FDCWD, p(name), sampleTimes, unix.AT_SYMLINK_NOFOLLOW))
 	}
 	must(t, os.Chmod(root, 0o750))
 	return root
@@ -167,7 +169,10 @@ func TestDevices(t *testing.T) {
 // or read to its end.
 func TestChanged(t *testing.T) {
 	for name, change := range map[string]func(path string) error{
-		"grown":    func(p string) error { return os.WriteFile(p, []byte("content+"), 0o644) },
+		"grown": func(p string) error { return os.WriteFile(p, []byte("content+"), 0o644) },
+		"grown secretly": func(p string) error {
+			return errors.Join(os.WriteFile(p, []byte("content+"), 0o644), unix.UtimesNanoAt(unix.AT_FDCWD, p, sampleTimes, 0))
+		},
 		"shrunk":   func(p string) error { return os.Truncate(p, 3) },
 		"touched":  func(p string) error { return unix.Utimes(p, make([]unix.Timeval, 2)) },
 		"replaced": func(p string) error { return errors.Join(os.Remove(p), os.WriteFile(p, []byte("content"), 0o644)) },
@@ -233,7 +238,7 @@ func TestHoles(t *testing.T) {
 	const unit = 64 << 10
 	root := t.TempDir()
 	bytes := make([]byte, 40*unit+100)
-	for _, at := range []int{3*unit + 5, 20 * unit, 21*unit - 1, 21 * unit} {
+	for _, at := range []int{3*unit + 9000, 20 * unit, 21*unit - 1, 21 * unit} {
 		bytes[at] = 1
 	}
 	write(t, filepath.Join(root, "dense"), string(bytes))
