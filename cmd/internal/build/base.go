@@ -41,10 +41,6 @@ type ImageAnswer struct {
 	Failure *Failure
 }
 
-// snapshotVersion is part of every snapshot's key: it changes when the way
-// in which a snapshot is made does.
-const snapshotVersion = "1"
-
 // makeTools has the tools root ready: a snapshot in the store.
 func (w *worker) makeTools(ctx context.Context) error {
 	if err := w.sweepStore(); err != nil {
@@ -68,10 +64,11 @@ func (w *worker) sweepStore() error {
 	return fail(st.Sweep(), "content store")
 }
 
-// snapshotKey names a snapshot by all that went into it.
+// snapshotKey names a snapshot by all that went into it, this program
+// included: another version may make it in another way.
 func (w *worker) snapshotKey(kind string, parts ...string) string {
 	h := sha256.New()
-	for _, p := range append([]string{"cairn snapshot", snapshotVersion, kind, w.job.MapBase, w.job.Epoch.UTC().Format("20060102T150405Z")}, parts...) {
+	for _, p := range append([]string{"cairn snapshot", w.program, kind, w.job.MapBase, w.job.Epoch.UTC().Format("20060102T150405Z")}, parts...) {
 		fmt.Fprintf(h, "%d:%s,", len(p), p)
 	}
 	return hex.EncodeToString(h.Sum(nil))

@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -69,6 +70,7 @@ type worker struct {
 	env     hookEnv
 	step    string // under way
 	begun   time.Time
+	program string // digest of this program
 	steps   []StepTime
 	ledger  []tree.Node
 	shared  []shared
@@ -183,7 +185,10 @@ func (w *worker) close() error {
 }
 
 // prepare makes the work directory's parts.
-func (w *worker) prepare(context.Context) error {
+func (w *worker) prepare(context.Context) (err error) {
+	if w.program, err = hashFile("/proc/self/exe", sha256.New()); err != nil {
+		return fail(err, "read this program")
+	}
 	if w.req.Tmpfs {
 		if err := sandbox.MountTmpfs(w.dirs.work, "mode=0711"); err != nil {
 			return fail(err, "mount a tmpfs on the work directory %s", w.dirs.work)
