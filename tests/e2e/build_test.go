@@ -65,6 +65,19 @@ func TestPhases(t *testing.T) {
 	nothingLeft(t, dir)
 }
 
+// TestTrixie: another release than the default one.
+func TestTrixie(t *testing.T) {
+	who := ordinary(t)
+	dir := scratch(t, who)
+	r := build(t, who, dir, "test-os")
+	r.env = append(r.env, "DIB_RELEASE=trixie")
+	r.ok()
+	checkFS(t, filepath.Join(dir, "x.raw"))
+	if got := debugfs(t, filepath.Join(dir, "x.raw"), "cat /etc/debian_version"); !strings.HasPrefix(got, "13") {
+		t.Errorf("/etc/debian_version = %q", got)
+	}
+}
+
 // replaceField replaces a blank-separated field that begins with prefix.
 func replaceField(line, prefix, with string) string {
 	fields := strings.Fields(line)

@@ -99,6 +99,23 @@ func TestUnusableMirror(t *testing.T) {
 	}
 }
 
+// TestExpiredRelease: an index past its date is refused, and accepted when that
+// is asked for. Its signature and hashes are verified all the same.
+func TestExpiredRelease(t *testing.T) {
+	who := ordinary(t)
+	dir := scratch(t, who)
+	r := build(t, who, dir, "test-os")
+	r.env = append(r.env, "DIB_RELEASE=sid")
+	if res := r.end(); res.code == 0 {
+		t.Fatal("the mirror's sid is current: this test needs an expired suite")
+	}
+	r.refused(1, []string{"expired", "sid", "hint:", "--allow-expired-release"}, filepath.Join(dir, "x.raw"))
+	nothingLeft(t, dir)
+	empty(t, dir)
+	r.args = append(r.args, "--allow-expired-release")
+	r.ok()
+}
+
 // phases are diskimage-builder's, in order.
 var phases = strings.Fields("root extra-data pre-install install post-install post-root block-device pre-finalise finalise cleanup")
 

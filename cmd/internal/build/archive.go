@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strings"
 
@@ -19,6 +20,10 @@ func (in *inputs) openIndex(ctx context.Context) error {
 		in.index, err = bootstrap.OpenPinned(ctx, config, in.pins())
 	} else {
 		in.index, err = bootstrap.Open(ctx, config)
+	}
+	var expired *bootstrap.ExpiredError
+	if errors.As(err, &expired) {
+		return refuse("use a current mirror (DIB_DISTRIBUTION_MIRROR), correct this machine's clock, or accept it with --allow-expired-release", "%v", err)
 	}
 	return err
 }
