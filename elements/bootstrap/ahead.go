@@ -64,7 +64,7 @@ func (a *aheadReader) fill(r io.Reader) {
 // stop ends the goroutine and waits for that; it may be called once.
 func (a *aheadReader) stop() {
 	close(a.free)
-	for range a.full { //nolint:revive // until fill has returned
+	for range a.full { // until fill has returned
 	}
 }
 

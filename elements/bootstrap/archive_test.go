@@ -16,8 +16,6 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
-
-	"cairn/reproducibility/store"
 )
 
 const canonical = "http://canonical.example/debian"
@@ -270,7 +268,7 @@ func TestFetchTrouble(t *testing.T) {
 	cut := func(w http.ResponseWriter, body []byte, n int) {
 		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 		_, _ = w.Write(body[:n])
-		w.(http.Flusher).Flush()
+		_ = http.NewResponseController(w).Flush()
 		panic(http.ErrAbortHandler)
 	}
 	for name, test := range map[string]struct {
@@ -343,7 +341,7 @@ func TestFetchTrouble(t *testing.T) {
 			}
 			w.Header().Set("Content-Length", strconv.Itoa(len(body)))
 			_, _ = w.Write(body[:10])
-			w.(http.Flusher).Flush()
+			_ = http.NewResponseController(w).Flush()
 			<-r.Context().Done()
 			return true
 		}, check: fetchKind(FetchStalled)},
@@ -380,7 +378,7 @@ func TestFetchTrouble(t *testing.T) {
 		"too long, unannounced": {serve: func(w http.ResponseWriter, r *http.Request, body []byte) bool {
 			if deb(r) {
 				_, _ = w.Write(body)
-				w.(http.Flusher).Flush()
+				_ = http.NewResponseController(w).Flush()
 				_, _ = w.Write(body)
 			}
 			return deb(r)
@@ -469,7 +467,7 @@ func TestCredentials(t *testing.T) {
 	}
 	host := strings.TrimPrefix(strings.TrimSuffix(a.url, "/debian"), "http://")
 	config.Auth = Auth{{Scheme: "http", Host: host, Login: "u", Password: "secret"}}
-	if _, err := Open(t.Context(), config); err != nil {
+	if _, err = Open(t.Context(), config); err != nil {
 		t.Errorf("by auth.conf: %v", err)
 	}
 	config.Auth = nil
@@ -618,7 +616,6 @@ func TestLocate(t *testing.T) {
 			t.Errorf("found %s: %v", url, b)
 		}
 	}
-	var _ store.Digest = plain.Digest
 }
 
 func TestDiscover(t *testing.T) {

@@ -97,7 +97,7 @@ func readDeb(r io.ReaderAt, size int64) (control, data archive, err error) {
 		return control, data, errors.New("not a Debian package: no debian-binary")
 	}
 	version := make([]byte, 2)
-	if _, err := members[0].ReadAt(version, 0); err != nil || string(version) != "2." {
+	if _, err = members[0].ReadAt(version, 0); err != nil || string(version) != "2." {
 		return control, data, errors.New("unknown version of the package format")
 	}
 	var parts []arMember

@@ -130,7 +130,9 @@ func TestUnpackDatabase(t *testing.T) {
 		{name: "./preinst", body: "#!/bin/sh\n", mode: 0o755},
 		{name: "./triggers", body: "# x\ninterest-noawait /usr/share/alpha\ninterest named\nactivate other\n"},
 	}, []tarEntry{
-		{name: "./etc/"}, {name: "./etc/alpha.conf", body: "conf\n", mode: 0o640}, {name: "./bin/"},
+		{name: "./etc/"},
+		{name: "./etc/alpha.conf", body: "conf\n", mode: 0o640},
+		{name: "./bin/"},
 		{name: "./bin/alpha", body: "alpha", mode: 0o4755},
 	})
 	rest := makeDeb(t, strings.NewReplacer("alpha", "rest", "Multi-Arch: same\n", "").Replace(alphaControl), nil, nil)
@@ -153,19 +155,19 @@ func TestUnpackDatabase(t *testing.T) {
 		"var/lib/dpkg/info/alpha:amd64.preinst":  "#!/bin/sh\n",
 		"var/lib/dpkg/info/alpha:amd64.triggers": "# x\ninterest-noawait /usr/share/alpha\ninterest named\nactivate other\n",
 	} {
-		got, err := os.ReadFile(filepath.Join(root, file))
-		if err != nil || string(got) != want {
-			t.Errorf("%s: %q, %v, want %q", file, got, err, want)
+		got, readErr := os.ReadFile(filepath.Join(root, file))
+		if readErr != nil || string(got) != want {
+			t.Errorf("%s: %q, %v, want %q", file, got, readErr, want)
 		}
 	}
-	if link, err := os.Readlink(filepath.Join(root, "bin")); err != nil || link != "usr/bin" {
-		t.Errorf("bin: %q, %v", link, err)
+	if link, linkErr := os.Readlink(filepath.Join(root, "bin")); link != "usr/bin" {
+		t.Errorf("bin: %q, %v", link, linkErr)
 	}
-	if _, err := os.Lstat(filepath.Join(root, "libx32")); err == nil {
+	if _, err = os.Lstat(filepath.Join(root, "libx32")); err == nil {
 		t.Error("libx32 is there though base-files has its own links")
 	}
-	if info, err := os.Stat(filepath.Join(root, "etc/alpha.conf.dpkg-new")); err != nil || info.Mode().Perm() != 0o640 {
-		t.Errorf("staged conffile: %v, %v", info.Mode(), err)
+	if info, statErr := os.Stat(filepath.Join(root, "etc/alpha.conf.dpkg-new")); statErr != nil || info.Mode().Perm() != 0o640 {
+		t.Errorf("staged conffile: %v, %v", info, statErr)
 	}
 	var steps []string
 	for _, s := range u.Steps {

@@ -71,5 +71,5 @@ func isDebian(ctx context.Context, f *fetcher, prefix, suite string) (bool, erro
 		return false, nil //nolint:nilerr // not an archive of the kind that is wanted
 	}
 	r, err := ParseRelease(text)
-	return err == nil && r.Origin == "Debian", nil //nolint:nilerr // as above
+	return err == nil && r.Origin == "Debian", nil
 }

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -23,9 +24,6 @@ const enoughProgress = 64 << 10
 
 // maxWait bounds the wait between two tries, also what a server may ask for.
 const maxWait = 30 * time.Second
-
-// errStalled is the cause when a try is ended for lack of bytes.
-var errStalled = errors.New("no data for too long")
 
 // fetcher brings files of known digest into the store.
 type fetcher struct {
@@ -226,10 +224,10 @@ func sleep(ctx context.Context, d time.Duration) error {
 
 // try makes one request for the rest of the file and writes what comes.
 func (d *download) try(ctx context.Context) error {
-	w := newWatch(ctx, d.fetcher.config.Transfer.Stall)
-	defer w.stop()
+	ctx, w, stop := newWatch(ctx, d.fetcher.config.Transfer.Stall)
+	defer stop()
 	mirror := d.blob.mirror
-	response, err := d.fetcher.get(w.ctx, d.url, mirror, d.have)
+	response, err := d.fetcher.get(ctx, d.url, mirror, d.have)
 	if err != nil {
 		return w.explain(err)
 	}
@@ -346,9 +344,9 @@ func (f *fetcher) fetchText(ctx context.Context, url, mirror string, limit int64
 }
 
 func (f *fetcher) tryText(ctx context.Context, url, mirror string, limit int64) ([]byte, error) {
-	w := newWatch(ctx, f.config.Transfer.Stall)
-	defer w.stop()
-	response, err := f.get(w.ctx, url, mirror, 0)
+	ctx, w, stop := newWatch(ctx, f.config.Transfer.Stall)
+	defer stop()
+	response, err := f.get(ctx, url, mirror, 0)
 	if err != nil {
 		return nil, w.explain(err)
 	}
@@ -372,30 +370,31 @@ func (f *fetcher) tryText(ctx context.Context, url, mirror string, limit int64) 
 
 // watch cancels a context when nothing has come for too long.
 type watch struct {
-	ctx    context.Context //nolint:containedctx // it is the watched one, alive as long as the watch
-	cancel context.CancelCauseFunc
-	timer  *time.Timer
-	stall  time.Duration
+	timer   *time.Timer
+	stall   time.Duration
+	stalled atomic.Bool
 }
 
-func newWatch(ctx context.Context, stall time.Duration) *watch {
+// newWatch returns the context to use. The caller stops the watch.
+func newWatch(ctx context.Context, stall time.Duration) (context.Context, *watch, context.CancelFunc) {
+	ctx, cancel := context.WithCancel(ctx)
 	w := &watch{stall: stall}
-	w.ctx, w.cancel = context.WithCancelCause(ctx)
-	w.timer = time.AfterFunc(stall, func() { w.cancel(errStalled) })
-	return w
+	w.timer = time.AfterFunc(stall, func() {
+		w.stalled.Store(true)
+		cancel()
+	})
+	return ctx, w, func() {
+		w.timer.Stop()
+		cancel()
+	}
 }
 
 func (w *watch) alive() { w.timer.Reset(w.stall) }
 
-func (w *watch) stop() {
-	w.timer.Stop()
-	w.cancel(nil)
-}
-
 // explain turns an error into one of stalling, if that is its cause.
 func (w *watch) explain(err error) error {
 	var failed *FetchError
-	if errors.Is(context.Cause(w.ctx), errStalled) && errors.As(err, &failed) {
+	if w.stalled.Load() && errors.As(err, &failed) {
 		failed.Kind, failed.Status = FetchStalled, 0
 		failed.Err = fmt.Errorf("no data for %v", w.stall)
 	}

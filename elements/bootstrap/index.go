@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ProtonMail/go-crypto/openpgp"
 	"golang.org/x/sync/errgroup"
 
 	"cairn/fsbuild/compress"
@@ -60,29 +61,33 @@ func Open(ctx context.Context, config Config) (*Index, error) {
 			x.suites = append(x.suites, &suite{archive: a, name: name})
 		}
 	}
-	err = x.each(ctx, func(ctx context.Context, s *suite) error {
-		url := s.url(s.archive.Mirror, "InRelease")
-		data, err := x.fetcher.fetchText(ctx, url, s.archive.Mirror, maxRelease)
-		if err != nil {
-			return err
-		}
-		text, err := verifyClearsigned(withoutUser(url), data, keyring, config.Now)
-		if err != nil {
-			return err
-		}
-		if err := s.use(withoutUser(url), data, text); err != nil {
-			return err
-		}
-		if err := s.release.CheckDates(withoutUser(url), config.Now, config.AllowExpired); err != nil {
-			return err
-		}
-		_, err = config.Store.PutBytes(ctx, data)
-		return err
-	})
+	err = x.each(ctx, func(ctx context.Context, s *suite) error { return x.open(ctx, s, keyring) })
 	if err != nil {
 		return nil, err
 	}
 	return x, x.readPackages(ctx)
+}
+
+// open fetches and verifies the InRelease of s.
+func (x *Index) open(ctx context.Context, s *suite, keyring openpgp.EntityList) error {
+	location := s.url(s.archive.Mirror, "InRelease")
+	data, err := x.fetcher.fetchText(ctx, location, s.archive.Mirror, maxRelease)
+	if err != nil {
+		return err
+	}
+	location = withoutUser(location)
+	text, err := verifyClearsigned(location, data, keyring, x.config.Now)
+	if err != nil {
+		return err
+	}
+	if err = s.use(location, data, text); err != nil {
+		return err
+	}
+	if err = s.release.CheckDates(location, x.config.Now, x.config.AllowExpired); err != nil {
+		return err
+	}
+	_, err = x.config.Store.PutBytes(ctx, data)
+	return err
 }
 
 // OpenPinned opens exactly the given state. The digests are the authority: a

@@ -36,7 +36,7 @@ func TestRealSid(t *testing.T) {
 	}
 	if err == nil {
 		config.Now = config.Now.AddDate(0, 1, 0)
-		if _, err := Open(t.Context(), config); !errors.As(err, &expired) {
+		if _, err = Open(t.Context(), config); !errors.As(err, &expired) {
 			t.Errorf("a month later: %v", err)
 		}
 	}
@@ -53,26 +53,25 @@ func TestRealSid(t *testing.T) {
 // differences between our tree and mmdebstrap's that are meant, by path. Each
 // must occur for at least one suite.
 var differences = map[string]string{
-	"debs":                             "made by this test",
-	"etc/apt/sources.list":             "policy of the image",
-	"etc/hostname":                     "policy of the image",
-	"etc/resolv.conf":                  "policy of the image",
-	"etc/shells":                       "same lines, but order depends on links into /usr that mmdebstrap makes later",
-	"var/cache/apt/archives/lock":      "left by apt outside of the tree",
-	"var/cache/apt/archives/partial":   "made by apt when it is needed",
-	"var/cache/apt/pkgcache.bin":       "made by this test's apt-get check",
-	"var/cache/apt/srcpkgcache.bin":    "made by this test's apt-get check",
-	"var/cache/debconf/config.dat-old": "state before the last change",
-	"var/cache/ldconfig/aux-cache":     "removed by mmdebstrap",
-	"var/lib/apt/extended_states":      "order",
-	"var/lib/apt/lists/lock":           "left by apt outside of the tree",
-	"var/lib/apt/lists/partial":        "made by apt when it is needed",
-	"var/lib/dpkg/arch":                "written by mmdebstrap for its own purposes",
-	"var/lib/dpkg/available":           "as debootstrap makes it",
-	"var/lib/dpkg/diversions-old":      "state before the last change",
-	"var/lib/dpkg/status-old":          "state before the last change",
-	"var/log/alternatives.log":         "removed by mmdebstrap",
-	"var/log/dpkg.log":                 "removed by mmdebstrap",
+	"debs":                           "made by this test",
+	"etc/apt/sources.list":           "policy of the image",
+	"etc/hostname":                   "policy of the image",
+	"etc/resolv.conf":                "policy of the image",
+	"etc/shells":                     "same lines, but order depends on links into /usr that mmdebstrap makes later",
+	"var/cache/apt/archives/lock":    "left by apt outside of the tree",
+	"var/cache/apt/archives/partial": "made by apt when it is needed",
+	"var/cache/apt/pkgcache.bin":     "made by this test's apt-get check",
+	"var/cache/apt/srcpkgcache.bin":  "made by this test's apt-get check",
+	"var/cache/ldconfig/aux-cache":   "removed by mmdebstrap",
+	"var/lib/apt/extended_states":    "order",
+	"var/lib/apt/lists/lock":         "left by apt outside of the tree",
+	"var/lib/apt/lists/partial":      "made by apt when it is needed",
+	"var/lib/dpkg/arch":              "written by mmdebstrap for its own purposes",
+	"var/lib/dpkg/available":         "as debootstrap makes it",
+	"var/lib/dpkg/diversions-old":    "state before the last change",
+	"var/lib/dpkg/status-old":        "state before the last change",
+	"var/log/alternatives.log":       "removed by mmdebstrap",
+	"var/log/dpkg.log":               "removed by mmdebstrap",
 }
 
 func TestTreeEqualsMmdebstrap(t *testing.T) {

@@ -95,14 +95,14 @@ func Unpack(ctx context.Context, root string, debs []Deb, o UnpackOptions) (*Unp
 		return nil, err
 	}
 	defer t.close()
-	if err := t.prepare(ctx, base); err != nil {
+	if err = t.prepare(ctx, base); err != nil {
 		return nil, err
 	}
 	ledger, err := t.unpackAll(ctx, base)
 	if err != nil {
 		return nil, err
 	}
-	if err := t.writeDatabase(base, packages); err != nil {
+	if err = t.writeDatabase(base, packages); err != nil {
 		return nil, err
 	}
 	return &Unpacked{Steps: steps(packages), Devices: addDevices(ledger)}, nil
@@ -158,7 +158,7 @@ func (p *packageFile) open() error {
 		return err
 	}
 	if p.deb.Digest != "" {
-		if _, err := io.Copy(io.Discard, store.Verify(f, p.deb.Digest, info.Size())); err != nil {
+		if _, err = io.Copy(io.Discard, store.Verify(f, p.deb.Digest, info.Size())); err != nil {
 			return err
 		}
 	}
@@ -274,7 +274,7 @@ func (t *treeDir) prepare(ctx context.Context, base []*packageFile) error {
 		return fmt.Errorf("prepare tree: %w", err)
 	}
 	defer entries.Close()
-	if _, err := entries.Readdirnames(1); !errors.Is(err, io.EOF) {
+	if _, err = entries.Readdirnames(1); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("prepare tree: %s: %w", t.path, errors.Join(err, errors.New("the directory must be empty")))
 	}
 	links, err := t.topLinks(ctx, base)
