@@ -39,7 +39,7 @@ func BenchmarkMke2fs(b *testing.B) {
 			"-O", "^resize_inode,meta_bg", "-E", "lazy_itable_init=1", "-d", src, out, strconv.FormatInt(sum.Blocks+sum.Blocks/10, 10),
 		}
 		theirs.add(measure(b, func() {
-			os.Remove(out)
+			_ = os.Remove(out)
 			if msg, err := exec.Command("mke2fs", args...).CombinedOutput(); err != nil {
 				b.Fatalf("mke2fs: %v\n%s", err, msg)
 			}
@@ -90,7 +90,7 @@ func peakRSS(b *testing.B) int64 {
 
 func writeDirectory(b *testing.B, src, out string) ext4.Summary {
 	b.Helper()
-	os.Remove(out)
+	_ = os.Remove(out)
 	f, err := os.OpenFile(out, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 	if err != nil {
 		b.Fatal(err)

@@ -20,11 +20,11 @@ func requireTool(t testing.TB, name, pkg string) {
 // scratchDir returns a directory in memory where there is one.
 func scratchDir(t testing.TB) string {
 	t.Helper()
-	d, err := os.MkdirTemp("/dev/shm", "ext4-test-")
+	d, err := os.MkdirTemp("/dev/shm", "ext4-test-") //nolint:usetesting // in memory
 	if err != nil {
 		return t.TempDir()
 	}
-	t.Cleanup(func() { os.RemoveAll(d) })
+	t.Cleanup(func() { _ = os.RemoveAll(d) })
 	return d
 }
 

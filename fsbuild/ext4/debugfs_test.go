@@ -199,6 +199,7 @@ func (r *reader) parse(number, out string) (n tree.Node) {
 	case tree.CharDevice, tree.BlockDevice:
 		m := must(statDev)
 		n.Major, n.Minor = uint32(num(m[1], 10)), uint32(num(m[2], 10))
+	default: // nothing more
 	}
 	if links := num(must(statLinks)[1], 10); n.Type != tree.Directory && links > 1 {
 		n.Inode = num(number, 10)

@@ -36,7 +36,7 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	defer os.Remove(f.Name())
+	defer func() { _ = os.Remove(f.Name()) }()
 	s, err := l.Write(context.Background(), f)
 	if err == nil {
 		err = f.Truncate(s.Size) // free space at the end is not written
@@ -56,8 +56,8 @@ func Example_directory() {
 		fmt.Println(err)
 		return
 	}
-	defer os.RemoveAll(src)
-	if err := os.Mkdir(filepath.Join(src, "etc"), 0o755); err != nil {
+	defer func() { _ = os.RemoveAll(src) }()
+	if err = os.Mkdir(filepath.Join(src, "etc"), 0o755); err != nil {
 		fmt.Println(err)
 		return
 	}

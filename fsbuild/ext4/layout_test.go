@@ -360,7 +360,7 @@ func TestKernel(t *testing.T) {
 				t.Errorf("seed %d: tree that the kernel shows: %s", seed, diff)
 			}
 		}
-		root.Close()
+		_ = root.Close()
 		run(t, "umount", mnt)
 		if err != nil {
 			t.Fatal(err)

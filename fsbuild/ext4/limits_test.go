@@ -75,10 +75,14 @@ func TestRefusals(t *testing.T) {
 		"default ACL":    {nodes: []tree.Node{{Path: "a", Type: tree.Regular, Xattrs: xattrs("system.posix_acl_default", "\x02\x00\x00\x00")}}, want: []string{`"a"`, "directory"}},
 		"symlink ACL":    {nodes: []tree.Node{{Path: "a", Type: tree.Symlink, Target: "x", Xattrs: xattrs("system.posix_acl_access", "\x02\x00\x00\x00")}}, want: []string{`"a"`, "symlink"}},
 		"lost+found":     {nodes: []tree.Node{file("lost+found", "")}, want: []string{`"lost+found"`, "directory"}},
-		"mode": {nodes: []tree.Node{file("a", "")}, want: []string{`"a"`, "mode"},
-			modify: func(tr *tree.Tree) { tr.Lookup("a").Mode = 0o10644 }},
-		"file as parent": {nodes: []tree.Node{directory("a"), file("a/b", "")}, want: []string{`"a/b"`, "not a directory"},
-			modify: func(tr *tree.Tree) { tr.Lookup("a").Type = tree.FIFO }},
+		"mode": {
+			nodes: []tree.Node{file("a", "")}, want: []string{`"a"`, "mode"},
+			modify: func(tr *tree.Tree) { tr.Lookup("a").Mode = 0o10644 },
+		},
+		"file as parent": {
+			nodes: []tree.Node{directory("a"), file("a/b", "")}, want: []string{`"a/b"`, "not a directory"},
+			modify: func(tr *tree.Tree) { tr.Lookup("a").Type = tree.FIFO },
+		},
 		"extents": {nodes: []tree.Node{{Path: "a", Type: tree.Regular, Size: 10, Content: &fstest.Holes{Bytes: 10, Runs: []fstest.Run{{Off: 5, Data: make([]byte, 6)}}}}}, want: []string{`"a"`, "beyond"}},
 	} {
 		t.Run(name, func(t *testing.T) {

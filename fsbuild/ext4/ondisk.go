@@ -344,6 +344,7 @@ func (l *Layout) putBlockField(b []byte, ino *inode) uint32 {
 			copy(b, n.Target)
 			return 0
 		}
+	default: // extents
 	}
 	root, _ := l.extentTree(ino)
 	copy(b, root[:])

@@ -348,7 +348,7 @@ func (r *fileReader) open(ino *inode) error {
 
 func (r *fileReader) close() {
 	if r.r != nil {
-		r.r.Close() // it was only read
+		_ = r.r.Close() // it was only read
 	}
 	*r = fileReader{}
 }

@@ -35,7 +35,7 @@ var (
 // [Digester] once, and fails when a content has not exactly Size bytes.
 func (t *Tree) WriteText(w io.Writer) error {
 	b := bufio.NewWriterSize(w, 64<<10)
-	b.WriteString(textHeader + "\n") // the error is kept for Flush
+	_, _ = b.WriteString(textHeader + "\n") // Flush repeats the error
 	tw := textWriter{links: map[uint64]int{}, sums: map[uint64][32]byte{}}
 	for n := range t.All() {
 		line, err := tw.line(n)
@@ -72,6 +72,7 @@ func (tw *textWriter) line(n *Node) ([]byte, error) {
 		b = appendEscaped(append(b, " target="...), n.Target, 0)
 	case CharDevice, BlockDevice:
 		b = fmt.Appendf(b, " dev=%d:%d", n.Major, n.Minor)
+	default: // nothing but what every node has
 	}
 	if n.Inode != 0 {
 		if tw.links[n.Inode] == 0 {
@@ -88,15 +89,15 @@ func (tw *textWriter) line(n *Node) ([]byte, error) {
 }
 
 func (tw *textWriter) digest(n *Node) (sum [32]byte, err error) {
-	if sum, ok := tw.sums[n.Inode]; ok && n.Inode != 0 {
-		return sum, nil
+	if known, ok := tw.sums[n.Inode]; ok && n.Inode != 0 {
+		return known, nil
 	}
 	if n.Content == nil {
 		return sha256.Sum256(nil), nil
 	}
 	if d, ok := n.Content.(Digester); ok {
-		if sum, ok := d.SHA256(); ok {
-			return sum, nil
+		if known, ok := d.SHA256(); ok {
+			return known, nil
 		}
 	}
 	r, err := n.Content.Open()

@@ -203,7 +203,8 @@ func TestText(t *testing.T) {
 	su2 := su
 	su2.Path = "su2"
 	for _, n := range []tree.Node{
-		{Path: "ä\\", Type: tree.Symlink, Mode: 0o777, Target: "usr/\nbin"}, su2, su,
+		{Path: "ä\\", Type: tree.Symlink, Mode: 0o777, Target: "usr/\nbin"},
+		su2, su,
 		{Path: "dev node", Type: tree.CharDevice, Mode: 0o620, GID: 5, Major: 4, Minor: 1, MTime: tree.Time{Sec: 1_700_000_000}},
 	} {
 		if err := tr.Add(n); err != nil {

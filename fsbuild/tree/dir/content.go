@@ -56,13 +56,13 @@ func (c *content) open() (int, error) {
 	}
 	var st unix.Stat_t
 	if err := unix.Fstat(fd, &st); err != nil {
-		unix.Close(fd)
+		closeRead(fd)
 		return -1, fmt.Errorf("stat: %w", err)
 	}
-	same := st.Ino == c.id.ino && uint64(st.Dev) == c.id.dev && st.Size == c.size &&
+	same := st.Ino == c.id.ino && st.Dev == c.id.dev && st.Size == c.size &&
 		st.Mtim.Sec == c.mtime.Sec && uint32(st.Mtim.Nsec) == c.mtime.Nsec
 	if !same {
-		unix.Close(fd)
+		closeRead(fd)
 		return -1, ErrChanged
 	}
 	return fd, nil
@@ -127,7 +127,7 @@ func (c *large) Data() ([]tree.Extent, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer unix.Close(fd)
+	defer closeRead(fd)
 	buf, ok := scratch.Get().(*[4 * sparseUnit]byte)
 	if !ok {
 		buf = new([4 * sparseUnit]byte)

@@ -224,7 +224,7 @@ func (w *worker) readDir(d *item) error {
 	if err != nil {
 		return fmt.Errorf("%q: open: %w", d.node.Path, err)
 	}
-	defer unix.Close(fd)
+	defer closeRead(fd)
 	w.names = w.names[:0]
 	for {
 		n, err := unix.ReadDirent(fd, w.dirents)
@@ -315,6 +315,7 @@ func (s *scanner) stat(fd int, name, path string, k *item) error {
 			return fmt.Errorf("read link: %w", err)
 		}
 		n.Target = target
+	default: // nothing more
 	}
 	return s.complete(fd, name, n)
 }

@@ -192,7 +192,7 @@ func TestChanged(t *testing.T) {
 			must(t, err)
 			must(t, change(filepath.Join(root, "a/file")))
 			if r, err := tr.Lookup("a/file").Content.Open(); err == nil {
-				r.Close()
+				_ = r.Close()
 				t.Error("Open succeeded")
 			}
 		})
@@ -246,7 +246,7 @@ func TestHoles(t *testing.T) {
 	must(t, err)
 	for at, b := range bytes {
 		if b != 0 {
-			_, err := f.WriteAt([]byte{b}, int64(at))
+			_, err = f.WriteAt([]byte{b}, int64(at))
 			must(t, err)
 		}
 	}
@@ -265,7 +265,8 @@ func TestHoles(t *testing.T) {
 		if !ok {
 			t.Fatalf("%s is not Sparse", name)
 		}
-		got, err := s.Data()
+		var got []tree.Extent
+		got, err = s.Data()
 		must(t, err)
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("data of %s (-want +got):\n%s", name, diff)
@@ -307,7 +308,8 @@ func TestDeep(t *testing.T) {
 	const depth = 30
 	for range depth {
 		must(t, unix.Mkdirat(fd, name, 0o755))
-		next, err := unix.Openat(fd, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
+		var next int
+		next, err = unix.Openat(fd, name, unix.O_RDONLY|unix.O_DIRECTORY, 0)
 		must(t, err)
 		must(t, unix.Close(fd))
 		fd = next

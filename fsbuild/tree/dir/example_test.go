@@ -16,8 +16,8 @@ func Example() {
 		fmt.Println(err)
 		return
 	}
-	defer os.RemoveAll(root)
-	if err := os.WriteFile(filepath.Join(root, "motd"), []byte("hello\n"), 0o644); err != nil {
+	defer func() { _ = os.RemoveAll(root) }()
+	if err = os.WriteFile(filepath.Join(root, "motd"), []byte("hello\n"), 0o644); err != nil {
 		fmt.Println(err)
 		return
 	}

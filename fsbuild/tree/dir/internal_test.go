@@ -30,7 +30,7 @@ func TestXattrsViaProc(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fd)
+	defer closeRead(fd)
 	all := func(x string) bool { return strings.HasPrefix(x, "user.") }
 	var direct, proc xattrReader
 	proc.viaProc.Store(true)
@@ -128,14 +128,14 @@ func TestOpenStepwise(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Close(fd)
+	defer closeRead(fd)
 	for path, ok := range map[string]bool{"a/b/f": true, "a": true, ".": true, "link/b/f": false, "a/b/l": false, "a/b/f/x": false, "a/absent": false} {
 		n, err := openStepwise(fd, path, unix.O_RDONLY)
 		if ok != (err == nil) {
 			t.Errorf("openStepwise(%q): %v", path, err)
 		}
 		if err == nil {
-			unix.Close(n)
+			closeRead(n)
 		}
 	}
 }
@@ -190,6 +190,6 @@ func TestMounts(t *testing.T) {
 		if err != nil || tr.Len() != want {
 			t.Errorf("OneFileSystem %v: %v nodes, %v; want %d", one, tr.Len(), err, want)
 		}
-		f.Close()
+		_ = f.Close()
 	}
 }

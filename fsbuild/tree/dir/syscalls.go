@@ -17,6 +17,9 @@ import (
 // maxXattr is the kernel's limit of a list of names and of a value.
 const maxXattr = 64 << 10
 
+// closeRead closes a descriptor that was only read, so that no error matters.
+func closeRead(fd int) { _ = unix.Close(fd) }
+
 func openat2(fd int, path string, how *unix.OpenHow) (int, error) {
 	for {
 		n, err := unix.Openat2(fd, path, how)
@@ -38,7 +41,7 @@ func openStepwise(root int, path string, flags int) (int, error) {
 		}
 		fd, err := unix.Openat(at, name, mode|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 		if at != root {
-			unix.Close(at)
+			closeRead(at)
 		}
 		if err != nil || !more {
 			return fd, err
