@@ -113,6 +113,7 @@ func TestSameBytesLater(t *testing.T) {
 // pivot changes into a root directory ($0) with the directories that the build
 // needs ($1…, up to the program) bound at their own paths, and starts it there.
 const pivot = `set -eu
+export PATH=$PATH:/usr/sbin:/sbin
 root=$0
 mount --bind "$root" "$root"
 for d in "$1" "$2" "$3"; do
