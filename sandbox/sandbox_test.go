@@ -435,7 +435,7 @@ func init() {
 		for _, in := range []runnable{l.session, c} {
 			if err := all(
 				l.want(in, "wget -qO- http://127.0.0.1/a; echo; wget -qO- http://127.0.0.1:8080/b", "127.0.0.1 /a 80\n127.0.0.1:8080 /b 8080"),
-				l.want(in, "nslookup -type=a deb.debian.org 127.0.0.1 | grep -c 'Address: 127.0.0.1$'", "1"),
+				l.want(in, "nslookup -type=a packages.example.org 127.0.0.1 | grep -c 'Address: 127.0.0.1$'", "1"),
 				l.want(in, "nc -w2 192.0.2.1 80 2>&1 </dev/null | grep -c unreachable; nc -w2 169.254.169.254 80 2>&1 </dev/null | grep -c unreachable", "1\n1"),
 				l.want(in, "nc -w2 127.0.0.1 81 2>&1 </dev/null | grep -c refused", "1"),
 			); err != nil {

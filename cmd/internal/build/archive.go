@@ -103,15 +103,19 @@ func (in *inputs) fetched(p bootstrap.Progress) {
 	in.p.tell(Event{Kind: Progress, Step: "download", Unit: "bytes", Done: p.Bytes, Total: p.TotalBytes})
 }
 
+// Debian's own names of the archives.
+const (
+	mainArchive     = "http://ftp.debian.org/debian"
+	securityArchive = "http://security.debian.org"
+)
+
 // canonical turns a URL under one of the archive's names into the one that
 // locks have.
 func (in *inputs) canonical(asked string) (string, bool) {
 	for i, a := range in.archives() {
-		names := []string{a.Canonical, in.p.req.Debian.Mirror}
-		if i == 0 {
-			names = append(names, "http://ftp.debian.org/debian", "http://deb.debian.org/debian")
-		} else {
-			names = []string{a.Canonical, in.p.req.Debian.SecurityMirror, "http://deb.debian.org/debian-security", "http://security.debian.org"}
+		names := []string{a.Canonical, in.p.req.Debian.Mirror, mainArchive}
+		if i > 0 {
+			names = []string{a.Canonical, in.p.req.Debian.SecurityMirror, securityArchive}
 		}
 		for _, name := range names {
 			if rest, ok := below(asked, name); ok {
