@@ -7,6 +7,8 @@ import (
 	"net"
 	"os"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"syscall"
 
@@ -72,6 +74,8 @@ type SessionSpec struct {
 	// Binary is where hooks of the session see this program, such as
 	// /.cairn/bin/cairn. It is needed.
 	Binary string
+
+	at string // where Root is bound for the session, see place
 }
 
 // Session is a running session, as the worker sees it.
@@ -136,6 +140,7 @@ func StartSession(ctx context.Context, spec SessionSpec) (*Session, error) {
 		_ = ours.Close()
 		return nil, &StartError{Part: "session", Err: err}
 	}
+	spec.at = place(spec)
 	s := &Session{runner: runner{conn: ours, part: "session", last: last}, exited: make(chan struct{})}
 	if err := s.start(spec, outer, theirs); err != nil {
 		_ = ours.Close()
@@ -242,17 +247,35 @@ func stageSteps(spec SessionSpec, binary *string) []step {
 		{"leave the worker's mount table", func() error { return unix.Unshare(unix.CLONE_FS | unix.CLONE_NEWNS) }},
 		{stepPropagation, func() error { return unix.Mount("", "/", "", unix.MS_REC|unix.MS_PRIVATE, "") }},
 		{"bind the root " + spec.Root, func() error {
-			return unix.Mount(spec.Root, spec.Root, "", unix.MS_BIND|unix.MS_REC, "")
+			return unix.Mount(spec.Root, spec.at, "", unix.MS_BIND|unix.MS_REC, "")
 		}},
-		{"make mount points", func() error { return stageMountPoints(spec.Root) }},
+		{"make mount points", func() error { return stageMountPoints(spec.at) }},
 	}
 	for _, m := range spec.Mounts {
-		steps = append(steps, step{"mount " + m.Target, func() error { return stageMount(spec.Root, m) }})
+		steps = append(steps, step{"mount " + m.Target, func() error { return stageMount(spec.at, m) }})
 	}
 	return append(steps, step{"bind this program to " + spec.Binary, func() (err error) {
-		*binary, err = stageBinary(spec.Root, spec.Binary)
+		*binary, err = stageBinary(spec.at, spec.Binary)
 		return err
 	}})
+}
+
+// place chooses the directory on which a session's root is bound, in a mount
+// table of its own: one that every id can reach. Root itself may lie below a
+// directory that only the caller may pass, such as a home with mode 0700.
+func place(spec SessionSpec) string {
+	hides := func(dir string) bool {
+		self, err := os.Readlink("/proc/self/exe")
+		return err != nil || strings.HasPrefix(self, dir+"/") ||
+			slices.ContainsFunc(spec.Mounts, func(m Mount) bool { return strings.HasPrefix(m.Source+"/", dir+"/") })
+	}
+	for _, dir := range []string{"/mnt", "/media", "/srv", "/opt", "/tmp", "/var/tmp"} {
+		var st unix.Stat_t
+		if unix.Lstat(dir, &st) == nil && st.Mode&unix.S_IFMT == unix.S_IFDIR && !hides(dir) {
+			return dir
+		}
+	}
+	return spec.Root
 }
 
 // stageMountPoints makes the places that the session itself mounts on.
@@ -329,7 +352,7 @@ func attach(tree, at *os.File) error {
 func (s *Session) handshake(ctx context.Context, spec SessionSpec) error {
 	stop := context.AfterFunc(ctx, func() { _ = s.process.Kill() })
 	defer stop()
-	if err := sendJSON(s.conn, setup{spec.Root, spec.Binary, spec.Hostname, spec.Network, spec.TCPPorts}); err != nil {
+	if err := sendJSON(s.conn, setup{spec.at, spec.Binary, spec.Hostname, spec.Network, spec.TCPPorts}); err != nil {
 		return &StartError{Part: "session", Err: err}
 	}
 	l, files := recvListening(s.conn)

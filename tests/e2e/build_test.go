@@ -12,10 +12,14 @@ import (
 )
 
 // TestPhases: every phase runs once, in order, in its own world; mounts of
-// root.d last until post-root.d.
+// root.d last until post-root.d. Nobody but the caller may pass the folder that
+// everything lies in.
 func TestPhases(t *testing.T) {
 	who := ordinary(t)
 	dir := scratch(t, who)
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	r := build(t, who, dir, "test-os", "all-phases")
 	r.ok()
 	seen := func(hooks, phase string) string {
