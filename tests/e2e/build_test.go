@@ -69,6 +69,24 @@ func TestPhases(t *testing.T) {
 	nothingLeft(t, dir)
 }
 
+// TestAgain: a build over the outputs of an earlier one replaces them, those
+// that hooks make included.
+func TestAgain(t *testing.T) {
+	who := ordinary(t)
+	dir := scratch(t, who)
+	r := build(t, who, dir, "test-os", "manifests")
+	r.ok()
+	first := digest(t, filepath.Join(dir, "x.raw"))
+	r.ok()
+	if again := digest(t, filepath.Join(dir, "x.raw")); again != first {
+		t.Errorf("the second build gave %s, the first %s", again, first)
+	}
+	if _, err := os.Stat(filepath.Join(dir, "x.d", "dib-manifests", "dib_arguments")); err != nil {
+		t.Error(err)
+	}
+	nothingLeft(t, dir)
+}
+
 // TestTrixie: another release than the default one.
 func TestTrixie(t *testing.T) {
 	who := ordinary(t)

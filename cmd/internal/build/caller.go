@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"golang.org/x/sys/unix"
+
 	"cairn/sandbox"
 )
 
@@ -76,10 +78,19 @@ func (w *worker) shareDirs(home string) ([]sandbox.Mount, error) {
 		if dir == w.req.Home {
 			lower = []string{home, dir}
 		}
+		hidden, err := w.hideOutputs(dir, s.upper)
+		if err != nil {
+			return nil, err
+		}
 		if err := sandbox.MountOverlay(lower, s.upper, work, s.view); err != nil {
 			// A directory that cannot be the lower layer (another overlay, say)
 			// is not shown; hooks still have a place to write.
 			s.view = s.upper
+			for _, name := range hidden {
+				if err := os.Remove(name); err != nil {
+					return nil, err
+				}
+			}
 		} else {
 			w.undo = append(w.undo, func() error { return sandbox.Unmount(s.view) })
 		}
@@ -88,6 +99,32 @@ func (w *worker) shareDirs(home string) ([]sandbox.Mount, error) {
 	}
 	slices.SortStableFunc(mounts, func(a, b sandbox.Mount) int { return strings.Compare(a.Target, b.Target) })
 	return mounts, nil
+}
+
+// hideOutputs covers what an earlier build left under the output's name with
+// whiteouts in upper: it is the caller's, hooks could not write over it, and
+// what they make takes its place at the end.
+func (w *worker) hideOutputs(dir, upper string) ([]string, error) {
+	out := outputPath(w.req, "")
+	if filepath.Dir(out) != dir {
+		return nil, nil
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	var hidden []string
+	for _, e := range entries {
+		if !strings.HasPrefix(e.Name(), filepath.Base(out)) {
+			continue
+		}
+		name := filepath.Join(upper, e.Name())
+		if err := unix.Mknod(name, unix.S_IFCHR, 0); err != nil {
+			return nil, &os.PathError{Op: "hide", Path: name, Err: err}
+		}
+		hidden = append(hidden, name)
+	}
+	return hidden, nil
 }
 
 // apart makes base. An overlay's layers must not lie in one another: where the
