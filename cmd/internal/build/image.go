@@ -59,7 +59,7 @@ func (w *worker) writeImages(ctx context.Context) error {
 		w.host.tell(Event{Kind: Progress, Step: w.step, Unit: "bytes", Done: done, Total: total})
 	})
 	if err != nil {
-		return hintFull(fail(err, "write the image"), "")
+		return fail(err, "write the image")
 	}
 	return w.publish(outs, results)
 }

@@ -49,7 +49,6 @@ type Debian struct {
 	ImageMirror    string            // main archive as the image's sources.list names it, "" for the default
 	Components     []string          // "main" …
 	Keyring        []byte            // OpenPGP keys that may sign the archive
-	KeyringPath    string            // where they were read, for messages
 	AllowExpired   bool              // accept a Release file past its Valid-Until
 	HostSources    map[string][]byte // the build host's apt source files by name
 }

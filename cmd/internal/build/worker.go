@@ -107,7 +107,6 @@ const (
 	seenBuild    = "/tmp/dib_build.cairn"
 	seenImage    = "/tmp/dib_image.cairn"
 	seenMnt      = seenBuild + "/mnt"
-	seenBuilt    = seenBuild + "/built"
 	seenHooks    = seenBuild + "/hooks"
 	seenElements = "/usr/share/cairn/elements"
 	seenLib      = "/usr/share/cairn/lib"

@@ -173,28 +173,26 @@ func (p *program) debian(f *flags, r *build.Request) error {
 		AllowExpired:   f.expired || p.flagSet("DIB_ALLOW_EXPIRED_RELEASE"),
 		HostSources:    readAll("/etc/apt/sources.list", "/etc/apt/sources.list.d/*.list", "/etc/apt/sources.list.d/*.sources"),
 	}
-	d.KeyringPath = p.value("DIB_APT_KEYRING", "")
-	if d.KeyringPath != "" {
-		b, err := os.ReadFile(d.KeyringPath)
+	d.Keyring = firstFile(build.Keyrings())
+	if path := p.value("DIB_APT_KEYRING", ""); path != "" {
+		b, err := os.ReadFile(path)
 		if err != nil {
 			return fmt.Errorf("DIB_APT_KEYRING: %w", err)
 		}
 		d.Keyring = b
-	} else {
-		d.KeyringPath, d.Keyring = firstFile(build.Keyrings())
 	}
 	r.Debian = d
 	return nil
 }
 
-// firstFile is the first of the named files that can be read.
-func firstFile(names []string) (string, []byte) {
+// firstFile is the content of the first of the named files that can be read.
+func firstFile(names []string) []byte {
 	for _, name := range names {
 		if b, err := os.ReadFile(name); err == nil {
-			return name, b
+			return b
 		}
 	}
-	return "", nil
+	return nil
 }
 
 // lock reads the lock file for a locked build, or says where the new one goes.
