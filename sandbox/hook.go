@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+	"unsafe"
 
 	"golang.org/x/sys/unix"
 )
@@ -143,7 +144,8 @@ func setLimits() error {
 
 // resetSignals gives the command every signal with its default action and
 // unblocked, whatever the caller ignored: the runtime catches them here, and a
-// caught signal has its default action after execve(2).
+// caught signal has its default action after execve(2). Those that the runtime
+// leaves to the C library stay as they came, and are set by hand.
 func resetSignals() error {
 	ignore := make(chan os.Signal, 16)
 	signal.Notify(ignore)
@@ -151,7 +153,46 @@ func resetSignals() error {
 		for range ignore { // a hook may signal its parent
 		}
 	}()
+	for n := unix.Signal(1); n <= lastSignal; n++ {
+		if err := stopIgnoring(n); err != nil {
+			return fmt.Errorf("signal %d: %w", n, err)
+		}
+	}
 	return unix.PthreadSigmask(unix.SIG_SETMASK, &unix.Sigset_t{}, nil)
+}
+
+// lastSignal is the kernel's _NSIG on the architectures that we run on.
+const lastSignal = 64
+
+// stopIgnoring gives an ignored signal its default action, and leaves others.
+func stopIgnoring(n unix.Signal) error {
+	action, err := sigaction(n, nil)
+	if err != nil || action.handler != sigIgn {
+		return err
+	}
+	_, err = sigaction(n, &kernelSigaction{})
+	return err
+}
+
+// kernelSigaction is struct sigaction as rt_sigaction(2) has it, on amd64 and
+// arm64 alike.
+type kernelSigaction struct {
+	handler, flags, restorer uintptr
+	mask                     uint64
+}
+
+const sigIgn = 1 // SIG_IGN
+
+// sigaction sets a signal's action, unless it is nil, and returns the one
+// before.
+func sigaction(n unix.Signal, action *kernelSigaction) (kernelSigaction, error) {
+	var before kernelSigaction
+	_, _, errno := unix.RawSyscall6(unix.SYS_RT_SIGACTION, uintptr(n),
+		uintptr(unsafe.Pointer(action)), uintptr(unsafe.Pointer(&before)), unsafe.Sizeof(before.mask), 0, 0)
+	if errno != 0 {
+		return before, errno
+	}
+	return before, nil
 }
 
 // blockingStreams undoes what a Go program in the worker did to its end of the

@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unsafe"
 
 	"cairn/sandbox"
 )
@@ -413,13 +414,28 @@ func TestBinaryOfTheCallerAlone(t *testing.T) {
 	}
 }
 
-// TestIgnoredSignals starts the caller as nohup would.
+// TestIgnoredSignals starts the caller as nohup would, and as a program that
+// ignores a signal which is the C library's own.
 func TestIgnoredSignals(t *testing.T) {
 	dir := scratch(t, "builder")
 	cmd := asUser(t, "builder", busybox, "sh", "-c", "trap '' HUP INT QUIT PIPE USR1; ulimit -c unlimited; umask 077; exec "+self)
-	cmd.Env = append(os.Environ(), envCase+"=conformance", envDir+"="+dir)
+	cmd.Env = append(os.Environ(), envCase+"=ignore 32", envDir+"="+dir)
 	out, err := cmd.CombinedOutput()
 	if err != nil || bytes.Contains(out, []byte("FAIL: ")) {
 		t.Errorf("%v\n%s", err, out)
+	}
+}
+
+func init() {
+	callers["ignore 32"] = func(string) error {
+		type sigaction struct{ handler, flags, restorer, mask uintptr }
+		ignore := sigaction{handler: 1}
+		if _, _, errno := syscall.RawSyscall6(syscall.SYS_RT_SIGACTION, 32, uintptr(unsafe.Pointer(&ignore)), 0, 8, 0, 0); errno != 0 {
+			return errno
+		}
+		if err := os.Setenv(envCase, "conformance"); err != nil {
+			return err
+		}
+		return syscall.Exec(self, []string{self}, os.Environ())
 	}
 }
