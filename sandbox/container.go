@@ -336,6 +336,7 @@ func (m Mount) config() *configs.Mount {
 // containerMain is the first process of a container. It gives up what hooks
 // must not have, starts the agent and reaps.
 func containerMain() int {
+	caught := catchSignals()
 	if err := unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0); err != nil {
 		return 125
 	}
@@ -355,7 +356,7 @@ func containerMain() int {
 		return 125
 	}
 	_ = conn.Close()
-	return reap(agent)
+	return reap(agent, caught)
 }
 
 // dropAdmin takes CAP_SYS_ADMIN out of every set of this thread, from which

@@ -146,15 +146,21 @@ func nonNil(env []string) []string {
 	return env
 }
 
-// reap is the life of the first process of a namespace: it waits for every
-// child and returns the exit status of main when that has ended. The signals
-// given are passed to main; others do nothing, since an init that dies takes
-// everything with it.
-func reap(main *os.Process, pass ...os.Signal) int {
+// catchSignals keeps every signal from ending this process, which is to be the
+// first of a namespace: an init that dies takes everything with it. It is to
+// come before anything else can run in the namespace.
+func catchSignals() <-chan os.Signal {
 	signals := make(chan os.Signal, 64)
 	signal.Notify(signals)
+	return signals
+}
+
+// reap is the life of the first process of a namespace: it waits for every
+// child and returns the exit status of main when that has ended. Of the signals
+// caught, those given are passed to main; others do nothing.
+func reap(main *os.Process, caught <-chan os.Signal, pass ...os.Signal) int {
 	go func() {
-		for s := range signals {
+		for s := range caught {
 			if slices.Contains(pass, s) {
 				_ = main.Signal(s)
 			}

@@ -25,6 +25,7 @@ func controlConn() (*net.UnixConn, error) {
 // sessionMain is the first process of a session: it makes the session's world,
 // starts the agent and reaps.
 func sessionMain() int {
+	caught := catchSignals()
 	conn, err := controlConn()
 	if err != nil {
 		return 125
@@ -49,7 +50,7 @@ func sessionMain() int {
 	}
 	closeAll(sockets)
 	_ = conn.Close()
-	return reap(agent)
+	return reap(agent, caught)
 }
 
 // startAgent starts the agent, from this program's file at binary, with the

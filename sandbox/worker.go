@@ -289,6 +289,7 @@ func outerArgs() (uint, *net.UnixConn, error) {
 // outerInitMain sets up the outer namespace as its root, starts the worker and
 // reaps.
 func outerInitMain() int {
+	caught := catchSignals()
 	extra, reports, err := outerArgs()
 	if err != nil {
 		return 125
@@ -303,7 +304,7 @@ func outerInitMain() int {
 	for fd := fdRPC; fd < fdExtra+int(extra); fd++ {
 		_ = unix.Close(fd)
 	}
-	return reap(worker, syscall.SIGTERM, syscall.SIGINT)
+	return reap(worker, caught, syscall.SIGTERM, syscall.SIGINT)
 }
 
 func startInOuter(extra uint) (*os.Process, report) {
