@@ -27,12 +27,15 @@ type host struct {
 	conn   *sandbox.WorkerConn
 
 	mu      sync.Mutex
-	pending *rpc.Call
+	changed *sync.Cond // of what follows
 	queue   []Event
+	sending bool // a goroutine empties the queue
 }
 
-func newHost(conn *sandbox.WorkerConn) *host {
-	return &host{client: rpc.NewClient(conn.RPC), conn: conn}
+func newHost(client *rpc.Client, conn *sandbox.WorkerConn) *host {
+	h := &host{client: client, conn: conn}
+	h.changed = sync.NewCond(&h.mu)
+	return h
 }
 
 // ask puts a question and waits for the answer. What failed in the parent is
@@ -47,45 +50,48 @@ func (h *host) ask(ctx context.Context, method string, question, answer any) err
 	}
 }
 
-// tell passes an event on. It waits only when the parent is slow to take them,
-// and never loses the order.
+// maxQueue is how many events may wait for the parent.
+const maxQueue = 256
+
+// tell passes an event on, after those before it. It waits only when the
+// parent is slow to take them.
 func (h *host) tell(e Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.queue = append(h.queue, e)
-	if h.pending != nil && len(h.queue) < 256 {
-		select {
-		case <-h.pending.Done:
-			h.pending = nil
-		default:
-			return
-		}
+	for len(h.queue) >= maxQueue {
+		h.changed.Wait()
 	}
-	h.send()
+	h.queue = append(h.queue, e)
+	if !h.sending {
+		h.sending = true
+		go h.send()
+	}
 }
 
 // flush waits until the parent has every event.
 func (h *host) flush() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.send()
-	if h.pending != nil {
-		<-h.pending.Done
-		h.pending = nil
+	for h.sending {
+		h.changed.Wait()
 	}
 }
 
-// send hands the queue over, after the batch before it was taken.
+// send hands over what waits, in batches as large as the parent is slow, until
+// nothing does.
 func (h *host) send() {
-	if h.pending != nil {
-		<-h.pending.Done
-		h.pending = nil
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for len(h.queue) > 0 {
+		events := h.queue
+		h.queue = nil
+		h.mu.Unlock()
+		_ = h.client.Call(askEvents, events, &None{}) // fails when the parent is gone, and the worker with it
+		h.mu.Lock()
+		h.changed.Broadcast()
 	}
-	if len(h.queue) == 0 {
-		return
-	}
-	h.pending = h.client.Go(askEvents, h.queue, &None{}, make(chan *rpc.Call, 1))
-	h.queue = nil
+	h.sending = false
+	h.changed.Broadcast()
 }
 
 // Refusal is an answer that says only whether something went wrong.

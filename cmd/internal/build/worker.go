@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/rpc"
 	"os"
 	"path/filepath"
 	"time"
@@ -45,7 +46,7 @@ type Done struct {
 
 // Worker is the main function of the worker process.
 func Worker(ctx context.Context, conn *sandbox.WorkerConn) error {
-	h := newHost(conn)
+	h := newHost(rpc.NewClient(conn.RPC), conn)
 	var job Job
 	if err := h.ask(ctx, askJob, None{}, &job); err != nil {
 		return fmt.Errorf("get the job from the parent: %w", err)
