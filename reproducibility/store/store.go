@@ -69,6 +69,10 @@ func Open(dir string) (*Store, error) {
 // Dir returns the absolute path of the store's directory.
 func (s *Store) Dir() string { return s.dir }
 
+// SnapshotDir returns the absolute path of the directory that holds the
+// snapshots and nothing else.
+func (s *Store) SnapshotDir() string { return s.path(snapshotsDir) }
+
 func (s *Store) path(elem ...string) string {
 	return filepath.Join(append([]string{s.dir}, elem...)...)
 }

@@ -22,11 +22,18 @@ func CacheSize(dir string) (int64, error) {
 	return st.Size()
 }
 
-// CacheClean removes the content store. Files of other ids in it need the
-// sandbox to be removed.
-func CacheClean(ctx context.Context, dir string, h sandbox.Host) error {
+// CacheClean removes the content store, or its snapshots only. Files of other
+// ids in it need the sandbox to be removed.
+func CacheClean(ctx context.Context, dir string, snapshotsOnly bool, h sandbox.Host) error {
 	if _, err := os.Lstat(dir); errors.Is(err, fs.ErrNotExist) {
 		return nil
+	}
+	if snapshotsOnly {
+		st, err := store.Open(dir)
+		if err != nil {
+			return err
+		}
+		dir = st.SnapshotDir()
 	}
 	ids, err := sandbox.Preflight(h)
 	if err != nil {

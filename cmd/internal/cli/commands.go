@@ -65,7 +65,15 @@ func (p *program) doctorCommand() *cobra.Command {
 
 func (p *program) cacheCommand() *cobra.Command {
 	var dir string
+	var snapshotsOnly bool
 	c := &cobra.Command{Use: "cache", Short: "Look after the content store"}
+	clean := &cobra.Command{
+		Use: "clean", Short: "Remove the content store, with the files in it of other user ids", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return build.CacheClean(cmd.Context(), p.storeDir(dir), snapshotsOnly, p.sandboxHost())
+		},
+	}
+	clean.Flags().BoolVar(&snapshotsOnly, "snapshots", false, "remove the unpacked bases alone and keep what was downloaded")
 	c.PersistentFlags().StringVar(&dir, "image-cache", "", "the content store (default: ~/.cache/cairn)")
 	c.AddCommand(
 		&cobra.Command{
@@ -78,12 +86,7 @@ func (p *program) cacheCommand() *cobra.Command {
 				return err
 			},
 		},
-		&cobra.Command{
-			Use: "clean", Short: "Remove the content store, snapshots of other user ids included", Args: cobra.NoArgs,
-			RunE: func(cmd *cobra.Command, _ []string) error {
-				return build.CacheClean(cmd.Context(), p.storeDir(dir), p.sandboxHost())
-			},
-		})
+		clean)
 	return c
 }
 
