@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"sync"
 
@@ -127,12 +126,4 @@ func closeAll(files []*os.File) {
 	for _, f := range files {
 		f.Close()
 	}
-}
-
-// transport is what the build fetches with.
-func (p *parent) transport() http.RoundTripper {
-	if p.req.Network != nil {
-		return p.req.Network
-	}
-	return http.DefaultTransport
 }

@@ -22,12 +22,13 @@ import (
 // inputs are what comes in from outside: the parent's side of bases, tools and
 // the hooks' network.
 type inputs struct {
-	p      *parent
-	index  *bootstrap.Index
-	given  *lock.Lock // nil unless the build is locked
-	server *record.Server
-	epoch  time.Time
-	seed   reproducibility.Seed
+	p       *parent
+	network *http.Transport
+	index   *bootstrap.Index
+	given   *lock.Lock // nil unless the build is locked
+	server  *record.Server
+	epoch   time.Time
+	seed    reproducibility.Seed
 
 	mu     sync.Mutex
 	sets   map[string][]bootstrap.Package // by purpose
@@ -37,7 +38,7 @@ type inputs struct {
 // openInputs verifies the package archive's indexes, or takes those that the
 // lock names, and settles the epoch and the seed.
 func (p *parent) openInputs(ctx context.Context) (err error) {
-	in := &inputs{p: p, sets: make(map[string][]bootstrap.Package)}
+	in := &inputs{p: p, network: p.req.Network(), sets: make(map[string][]bootstrap.Package)}
 	if p.req.Locked != nil {
 		if in.given, err = lock.Parse(p.req.Locked); err != nil {
 			return refuse("make a new lock by building without --locked", "lock file %s: %v", p.req.LockPath, err)
@@ -68,7 +69,7 @@ func (in *inputs) client() *http.Client {
 	if in.p.req.Offline {
 		return nil
 	}
-	return &http.Client{Transport: in.p.transport()}
+	return &http.Client{Transport: in.network}
 }
 
 // recorder says how hooks' requests are answered.
@@ -86,11 +87,7 @@ func (in *inputs) recorder() record.Options {
 // upstream is the transport of hooks' own requests. They may not reach
 // services of this machine, unless a proxy has to be gone through.
 func (in *inputs) upstream() http.RoundTripper {
-	t, ok := in.p.transport().(*http.Transport)
-	if !ok {
-		return in.p.transport()
-	}
-	t = t.Clone()
+	t := in.p.req.Network()
 	if !in.hasProxy() {
 		t.DialContext = (&net.Dialer{Timeout: 30 * time.Second, Control: record.RefuseLocal}).DialContext
 	}
@@ -203,7 +200,7 @@ func (in *inputs) image(ctx context.Context, reference string) (*oci.Image, erro
 			return i, nil
 		}
 	}
-	o := oci.Options{Arch: in.p.req.Arch, Store: in.p.store, Transport: in.p.transport(), Insecure: isLoopback}
+	o := oci.Options{Arch: in.p.req.Arch, Store: in.p.store, Transport: in.network, Insecure: isLoopback}
 	asked := reference
 	if in.given != nil {
 		pinned, err := in.pinnedImage(reference)

@@ -99,7 +99,6 @@ func checkFolder(dir string) error {
 // job is what the worker is to do.
 func (p *parent) job() Job {
 	req := *p.req
-	req.Network = nil
 	req.Locked = nil
 	req.Debian.HostSources, req.Debian.Keyring = nil, nil
 	return Job{

@@ -36,9 +36,9 @@ type Request struct {
 	Epoch        *time.Time // SOURCE_DATE_EPOCH, nil to take it from the inputs
 	Now          time.Time  // for validity checks and old outputs' names; never reaches an image
 	Host         sandbox.Host
-	Network      http.RoundTripper // nil for the default transport
-	Version      string            // of this program
-	Args         []string          // the command line, without the program
+	Network      func() *http.Transport // makes what is fetched with, proxies included
+	Version      string                 // of this program
+	Args         []string               // the command line, without the program
 }
 
 // Debian is where Debian packages come from and what the image says of it.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"net"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -67,7 +69,7 @@ func (p *program) request(f *flags, names []string) (*build.Request, error) {
 		Packages: f.packages, Store: p.storeDir(f.imageCache), WorkParent: p.value("TMP_DIR", p.value("TMPDIR", "/tmp")),
 		Tmpfs: f.tmpfs, Trace: f.trace, Offline: f.offline || p.flagSet("DIB_OFFLINE"),
 		RootLabel: f.rootLabel, KeepOld: !f.cairn && !p.flagSet("OVERWRITE_OLD_IMAGE"),
-		Now: p.now(), Host: p.sandboxHost(), Version: Version, Env: p.all, Args: p.args,
+		Now: p.now(), Host: p.sandboxHost(), Network: transport, Version: Version, Env: p.all, Args: p.args,
 	}
 	if r.Arch == "" {
 		r.Arch = p.arch()
@@ -83,6 +85,20 @@ func (p *program) request(f *flags, names []string) (*build.Request, error) {
 		}
 	}
 	return r, nil
+}
+
+// transport fetches through the proxies of the environment, if there are any.
+// It keeps a connection for each file that is fetched at a time.
+func transport() *http.Transport {
+	return &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: 30 * time.Second}).DialContext,
+		ForceAttemptHTTP2:     true,
+		MaxIdleConnsPerHost:   8,
+		IdleConnTimeout:       90 * time.Second,
+		TLSHandshakeTimeout:   10 * time.Second,
+		ExpectContinueTimeout: time.Second,
+	}
 }
 
 // elementNames puts base first unless it was refused.
