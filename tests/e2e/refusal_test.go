@@ -49,13 +49,23 @@ func TestRefusals(t *testing.T) {
 // empty checks that a directory holds nothing.
 func empty(t *testing.T, dir string) {
 	t.Helper()
+	for _, name := range names(t, dir) {
+		t.Errorf("%s is left in %s", name, dir)
+	}
+}
+
+// names lists a folder.
+func names(t *testing.T, dir string) []string {
+	t.Helper()
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		t.Fatal(err)
 	}
+	var list []string
 	for _, e := range entries {
-		t.Errorf("%s is left in %s", e.Name(), dir)
+		list = append(list, e.Name())
 	}
+	return list
 }
 
 // build is the request that the tests of this file start from: no kernel, no
@@ -135,43 +145,61 @@ func TestFailingHook(t *testing.T) {
 	}
 }
 
-// TestInterrupted: Ctrl-C in each phase ends the build with nothing left, and
-// so does kill -9, but for files that the next build removes.
+// TestInterrupted: Ctrl-C in each phase ends the build with nothing left.
 func TestInterrupted(t *testing.T) {
 	who := ordinary(t)
 	for _, phase := range phases {
-		for name, signal := range map[string]syscall.Signal{"ctrl-c": syscall.SIGINT, "kill -9": syscall.SIGKILL} {
-			t.Run(phase+" "+name, func(t *testing.T) {
-				dir := scratch(t, who)
-				r := build(t, who, dir, "test-os", "all-phases")
-				r.env = append(r.env, "DIB_TEST_SLEEP="+phase)
-				cmd, _, stderr := r.start(t.Context())
-				waitFor(t, stderr.String, "sleeping in "+phase, 3*time.Minute)
-				if err := syscall.Kill(cmd.Process.Pid, signal); err != nil {
-					t.Fatal(err)
-				}
-				err := cmd.Wait()
-				if signal == syscall.SIGINT && cmd.ProcessState.ExitCode() != 130 {
-					t.Errorf("ended with %v, want exit status 130", err)
-				}
-				nothingLeft(t, dir)
-				if signal == syscall.SIGINT {
-					empty(t, dir)
-					return
-				}
-				sweep(t, who, dir)
-				empty(t, dir)
-			})
-		}
+		t.Run(phase, func(t *testing.T) {
+			dir := scratch(t, who)
+			cmd := asleep(t, who, dir, phase)
+			if err := syscall.Kill(cmd.Process.Pid, syscall.SIGINT); err != nil {
+				t.Fatal(err)
+			}
+			if err := cmd.Wait(); cmd.ProcessState.ExitCode() != 130 {
+				t.Errorf("ended with %v, want exit status 130", err)
+			}
+			nothingLeft(t, dir)
+			empty(t, dir)
+		})
 	}
 }
 
-// sweep has the next run remove what a killed one left: even one that fails.
-func sweep(t *testing.T, who account, dir string) {
-	t.Helper()
+// TestKilled: kill -9 in each phase leaves no process and no mount, and no
+// files but those that the next build, even one that fails, removes.
+func TestKilled(t *testing.T) {
+	who := ordinary(t)
+	dir := scratch(t, who)
+	var left []string
+	for _, phase := range phases {
+		t.Run(phase, func(t *testing.T) {
+			cmd := asleep(t, who, dir, phase)
+			for _, name := range left {
+				if _, err := os.Lstat(filepath.Join(dir, name)); err == nil {
+					t.Errorf("%s of the build before is still in %s", name, dir)
+				}
+			}
+			left = names(t, dir)
+			if err := syscall.Kill(cmd.Process.Pid, syscall.SIGKILL); err != nil {
+				t.Fatal(err)
+			}
+			_ = cmd.Wait() // "signal: killed"
+			nothingLeft(t, dir)
+		})
+	}
 	r := build(t, who, dir, "test-os", "all-phases")
 	r.env = append(r.env, "DIB_TEST_FAIL=root")
 	r.refused(42, nil)
+	empty(t, dir)
+}
+
+// asleep is a build whose hook of a phase is under way.
+func asleep(t *testing.T, who account, dir, phase string) *exec.Cmd {
+	t.Helper()
+	r := build(t, who, dir, "test-os", "all-phases")
+	r.env = append(r.env, "DIB_TEST_SLEEP="+phase)
+	cmd, _, stderr := r.start(t.Context())
+	waitFor(t, stderr.String, "sleeping in "+phase, 3*time.Minute)
+	return cmd
 }
 
 // waitFor waits until text appears.
