@@ -1,5 +1,5 @@
 // Package shim is what hooks find on their PATH in place of programs that need the host: sudo, losetup, kpartx, and
-// in the image grub-probe and grub-install. It also is cairn-helper, through which the built-in elements' hooks ask
+// in the image grub-probe and grub-install; mknod in both. It also is cairn-helper, through which the built-in elements' hooks ask
 // the builder for what only the builder can do.
 //
 // All of them are this one program under another name. mount, umount and chroot are not here: in the sandbox the real
@@ -34,11 +34,11 @@ type Process struct {
 type Verb = func(args, env []string, stdout, stderr io.Writer) int
 
 // HostNames are the names under which host hooks find this program on PATH.
-func HostNames() []string { return []string{"cairn-helper", "kpartx", "losetup", "sudo"} }
+func HostNames() []string { return []string{"cairn-helper", "kpartx", "losetup", "mknod", "sudo"} }
 
 // TargetPaths are the programs of an image that this program covers during the build, where they exist.
 func TargetPaths() []string {
-	return []string{"/usr/bin/grub-mkrelpath", "/usr/sbin/grub-bios-setup", "/usr/sbin/grub-install", "/usr/sbin/grub-probe"}
+	return []string{"/usr/bin/grub-mkrelpath", "/usr/bin/mknod", "/usr/sbin/grub-bios-setup", "/usr/sbin/grub-install", "/usr/sbin/grub-probe"}
 }
 
 // Is tells whether name, without its directory, is one of a shim.
@@ -61,6 +61,8 @@ func Main(p Process, verbs map[string]Verb) int {
 		return grubMkrelpath(p)
 	case "grub-install", "grub-bios-setup":
 		return grubInstall(p, name)
+	case "mknod":
+		return mknod(p)
 	case "losetup", "kpartx":
 		return refuse(p, name)
 	default:

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
 )
 
 func start(t *testing.T, env []string, args ...string) (status int, stdout, stderr string) {
@@ -110,6 +111,54 @@ func TestGrubProbe(t *testing.T) {
 	}
 	if status, _, errs := start(t, nil, "grub-probe", "--target=nosuch", "/"); status != 1 || !strings.Contains(errs, "unknown target") {
 		t.Errorf("unknown target: %d %q", status, errs)
+	}
+}
+
+// TestMknod: what mknod(1) would make is there, devices as files that stand for them.
+func TestMknod(t *testing.T) {
+	dir := t.TempDir()
+	for _, tt := range []struct {
+		args, want string
+		status     int
+		mode       os.FileMode
+		errs       string
+	}{
+		{"-m 600 NAME b 8 1", "b 8 1", 0, 0o600, ""},
+		{"NAME c 0x1 03 -m644", "c 1 3", 0, 0o644, ""},
+		{"--mode=0620 -- NAME u 5 0", "c 5 0", 0, 0o620, ""},
+		{"-m 640 NAME p", "", 0, os.ModeNamedPipe | 0o640, ""},
+		{"NAME c 1", "", 1, 0, "usage"},
+		{"NAME p 1 3", "", 1, 0, "usage"},
+		{"NAME x 1 3", "", 1, 0, "usage"},
+		{"NAME c 4096 3", "", 1, 0, "out of range"},
+		{"-m u=rw NAME c 1 3", "", 1, 0, "octal"},
+	} {
+		name := filepath.Join(dir, "node")
+		status, _, errs := start(t, nil, append([]string{"mknod"}, strings.Fields(strings.ReplaceAll(tt.args, "NAME", name))...)...)
+		if status != tt.status || !strings.Contains(errs, tt.errs) {
+			t.Errorf("mknod %s: %d %q", tt.args, status, errs)
+		}
+		st, err := os.Lstat(name)
+		if tt.status != 0 {
+			if err == nil {
+				t.Errorf("mknod %s: made %v", tt.args, st.Mode())
+			}
+			continue
+		}
+		if err != nil || st.Mode() != tt.mode {
+			t.Errorf("mknod %s: %v, %v, want %v", tt.args, st, err, tt.mode)
+		}
+		value := make([]byte, 32)
+		n, _ := unix.Lgetxattr(name, DeviceXattr, value)
+		if got := string(value[:max(n, 0)]); got != tt.want {
+			t.Errorf("mknod %s: attribute %q, want %q", tt.args, got, tt.want)
+		}
+		if status, _, errs := start(t, nil, "mknod", name, "c", "1", "3"); status != 1 || !strings.Contains(errs, "file exists") {
+			t.Errorf("once more: %d %q", status, errs)
+		}
+		if err := os.Remove(name); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
 

@@ -151,14 +151,7 @@ func TestUpstreamElements(t *testing.T) {
 	if err := os.Mkdir(elements, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"source-repositories", "pip-cache", "local-config", "devuser", "cloud-init-nocloud", "manifests"} {
-		if _, err := os.Stat(filepath.Join(upstream, name)); err != nil {
-			t.Fatalf("%v: install python3-diskimage-builder", err)
-		}
-		if out, err := exec.Command("cp", "-rL", filepath.Join(upstream, name), elements).CombinedOutput(); err != nil {
-			t.Fatalf("%v\n%s", err, out)
-		}
-	}
+	copyUpstream(t, elements, "source-repositories", "pip-cache", "local-config", "devuser", "cloud-init-nocloud", "manifests")
 	repoDir := gitRepository(t, dir)
 	own := filepath.Join(elements, "uses-sources")
 	if err := os.Mkdir(own, 0o755); err != nil {
@@ -199,6 +192,85 @@ func TestUpstreamElements(t *testing.T) {
 	manifest := filepath.Join(dir, "x.d", "dib-manifests", "dib_arguments")
 	if fi, err := os.Stat(manifest); err != nil || owner(fi) != who.uid {
 		t.Errorf("%s: %v, or not the caller's", manifest, err)
+	}
+	nothingLeft(t, dir)
+}
+
+// copyUpstream copies elements of diskimage-builder itself.
+func copyUpstream(t *testing.T, to string, names ...string) {
+	t.Helper()
+	for _, name := range names {
+		if _, err := os.Stat(filepath.Join(upstream, name)); err != nil {
+			t.Fatalf("%v: install python3-diskimage-builder", err)
+		}
+		if out, err := exec.Command("cp", "-rL", filepath.Join(upstream, name), to).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+	}
+}
+
+// TestUpstreamDebootstrap: diskimage-builder's element debootstrap makes the
+// base with the real debootstrap, which finds mknod, mount and chroot and gets
+// its packages through the recorder. Nodes that hooks make are in the image.
+func TestUpstreamDebootstrap(t *testing.T) {
+	who := ordinary(t)
+	dir := scratch(t, who)
+	elements := filepath.Join(dir, "elements")
+	own := filepath.Join(elements, "debootstrapped")
+	for _, sub := range []string{"environment.d", "root.d", "install.d"} {
+		if err := os.MkdirAll(filepath.Join(own, sub), 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	copyUpstream(t, elements, "debootstrap", "modprobe")
+	const mirror = "http://ftp.debian.org/debian"
+	for name, content := range map[string]string{
+		"element-deps":     "debootstrap\n",
+		"element-provides": "operating-system\n",
+		"environment.d/10-os.bash": "export DISTRO_NAME=debian DIB_RELEASE=bookworm DIB_INIT_SYSTEM=systemd\n" +
+			"export DIB_DISTRIBUTION_MIRROR=" + mirror + "\n",
+		"root.d/70-sources": "#!/bin/sh\nset -e\necho 'deb " + mirror + " bookworm main' | sudo tee $TARGET_ROOT/etc/apt/sources.list\n" +
+			"sudo mknod -m 600 $TARGET_ROOT/srv/disk b 8 1\n",
+		"install.d/50-node": "#!/bin/sh\nset -e\nmkdir -p /srv/jail/dev\nmknod -m 644 /srv/jail/dev/null c 1 3\n",
+	} {
+		write(t, filepath.Join(own, name), content)
+		if strings.Contains(name, ".d/") {
+			if err := os.Chmod(filepath.Join(own, name), 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	r := build(t, who, dir, "debootstrapped")
+	r.env = append(r.env, "ELEMENTS_PATH="+elements)
+	r.ok()
+	image := filepath.Join(dir, "x.raw")
+	checkFS(t, image)
+	for path, want := range map[string][]string{
+		"/srv/disk":          {"Type: block special", "Mode:  0600", "08:01"},
+		"/srv/jail/dev/null": {"Type: character special", "Mode:  0644", "01:03"},
+	} {
+		got := debugfs(t, image, "stat "+path)
+		for _, text := range want {
+			if !strings.Contains(got, text) {
+				t.Errorf("%s lacks %q:\n%s", path, text, got)
+			}
+		}
+	}
+	if got := debugfs(t, image, "ls /dev"); strings.Contains(got, "null") {
+		t.Errorf("/dev is not empty: %s", got)
+	}
+	status := debugfs(t, image, "cat /var/lib/dpkg/status")
+	if n := strings.Count(status, "\nStatus: install ok installed\n"); n < 80 {
+		t.Errorf("%d packages are installed", n)
+	}
+	debs := 0
+	for _, f := range readLock(t, filepath.Join(dir, "x.lock.json")).Fetched {
+		if strings.HasSuffix(f.URL, ".deb") && strings.HasPrefix(f.URL, mirror) && strings.HasPrefix(f.Digest, "sha256:") {
+			debs++
+		}
+	}
+	if n := strings.Count(status, "\nStatus: install ok installed\n"); debs < n {
+		t.Errorf("%d packages are in the lock, %d are installed", debs, n)
 	}
 	nothingLeft(t, dir)
 }

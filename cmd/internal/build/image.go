@@ -18,6 +18,7 @@ import (
 	"cairn/reproducibility"
 	"cairn/sandbox"
 	"cairn/sandbox/idmap"
+	"cairn/sandbox/shim"
 )
 
 // firstBootSlack is what a first boot writes before the root file system can
@@ -67,7 +68,7 @@ func (w *worker) writeImages(ctx context.Context) error {
 // readTree reads what the hooks made, as the image sees it, and makes it the
 // same for every build.
 func (w *worker) readTree(ctx context.Context) (*tree.Tree, error) {
-	t, err := dir.Read(ctx, w.dirs.mnt, dir.Options{ID: idmap.ImageID(sandbox.IDShift), RootID: sandbox.IDShift, OneFileSystem: true, Devices: w.ledger})
+	t, err := dir.Read(ctx, w.dirs.mnt, dir.Options{ID: idmap.ImageID(sandbox.IDShift), RootID: sandbox.IDShift, OneFileSystem: true, DeviceXattr: shim.DeviceXattr, Devices: w.ledger})
 	if err != nil {
 		return nil, fail(err, "read the tree")
 	}

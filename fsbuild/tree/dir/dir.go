@@ -52,6 +52,11 @@ type Options struct {
 	// KeepXattr replaces the rule of which attributes to read. It must be
 	// safe for concurrent calls. nil means [KeepXattr].
 	KeepXattr func(name string) bool
+	// DeviceXattr is an extended attribute that makes a device node of a
+	// regular file, whatever the file holds: its value is "c MAJOR MINOR" or
+	// "b MAJOR MINOR". It is how a node is kept where mknod(2) is refused; ""
+	// knows none.
+	DeviceXattr string
 	// Devices are nodes that could not be made in the directory: each is
 	// added where its path is absent and its parent is there. Their ids are
 	// those of the image.
@@ -341,6 +346,30 @@ func (s *scanner) complete(fd int, name string, n *tree.Node) (err error) {
 	}
 	slices.SortFunc(list, func(a, b tree.Xattr) int { return cmp.Compare(a.Name, b.Name) })
 	n.Xattrs = list
+	return s.device(n)
+}
+
+// device makes the node of a file that stands for one.
+func (s *scanner) device(n *tree.Node) error {
+	i := slices.IndexFunc(n.Xattrs, func(x tree.Xattr) bool { return x.Name == s.o.DeviceXattr })
+	if i < 0 || n.Type != tree.Regular {
+		return nil
+	}
+	var kind string
+	value := string(n.Xattrs[i].Value)
+	if _, err := fmt.Sscanf(value, "%1s %d %d", &kind, &n.Major, &n.Minor); err != nil {
+		return fmt.Errorf("xattr %q: %q is no device: %w", s.o.DeviceXattr, value, err)
+	}
+	switch kind {
+	case "c":
+		n.Type = tree.CharDevice
+	case "b":
+		n.Type = tree.BlockDevice
+	default:
+		return fmt.Errorf("xattr %q: %q is no type of device", s.o.DeviceXattr, kind)
+	}
+	n.Size, n.Content = 0, nil
+	n.Xattrs = slices.Delete(n.Xattrs, i, i+1)
 	return nil
 }
 

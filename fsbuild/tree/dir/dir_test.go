@@ -165,6 +165,40 @@ func TestDevices(t *testing.T) {
 	}
 }
 
+// TestDeviceXattr: a file stands for a device node by an attribute that names
+// it; one that names nothing known is an error with the path.
+func TestDeviceXattr(t *testing.T) {
+	const name = "user.device"
+	for value, want := range map[string]tree.Node{
+		"c 1 3":    {Type: tree.CharDevice, Major: 1, Minor: 3},
+		"b 259 70": {Type: tree.BlockDevice, Major: 259, Minor: 70},
+		"x 1 3":    {},
+		"c 1":      {},
+	} {
+		root := t.TempDir()
+		must(t, os.WriteFile(filepath.Join(root, "node"), []byte("written to it"), 0o640))
+		must(t, unix.Setxattr(filepath.Join(root, "node"), name, []byte(value), 0))
+		must(t, unix.Setxattr(filepath.Join(root, "node"), "user.kept", []byte("x"), 0))
+		tr, err := dir.Read(t.Context(), root, dir.Options{DeviceXattr: name})
+		if want.Type == 0 {
+			if err == nil || !strings.Contains(err.Error(), "node") || !strings.Contains(err.Error(), name) {
+				t.Errorf("%q: %v", value, err)
+			}
+			continue
+		}
+		must(t, err)
+		n := tr.Lookup("node")
+		if n.Type != want.Type || n.Major != want.Major || n.Minor != want.Minor || n.Mode != 0o640 || n.Size != 0 || n.Content != nil || len(n.Xattrs) != 1 {
+			t.Errorf("%q: %+v", value, n)
+		}
+		plain, err := dir.Read(t.Context(), root, dir.Options{})
+		must(t, err)
+		if n := plain.Lookup("node"); n.Type != tree.Regular || len(n.Xattrs) != 2 {
+			t.Errorf("%q without the option: %+v", value, n)
+		}
+	}
+}
+
 // TestChanged: a file that is not the one that was scanned cannot be opened,
 // or read to its end.
 func TestChanged(t *testing.T) {
