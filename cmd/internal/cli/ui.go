@@ -5,6 +5,7 @@ import (
 	"io"
 	"strings"
 	"time"
+	"unicode"
 
 	"cairn/cmd/internal/build"
 )
@@ -13,7 +14,8 @@ import (
 // messages begin in lower case and end without a period; errors are
 // "cairn: error: …" and, where there is something to do, "cairn: hint: …".
 //
-// A person on a terminal sees one live line (step, hook, amount, time left)
+// A person on a terminal sees one live line (step, hook, then amount and time
+// left or what the hook said last)
 // and, when a hook fails, the end of what it printed. In CI each line is
 // printed as it comes, with the time in UTC, as diskimage-builder does.
 
@@ -79,6 +81,7 @@ type liveDisplay struct {
 	step    string
 	hook    string
 	amount  string
+	said    string // the last line that a hook printed
 	begun   time.Time // of the progress shown
 	key     string
 	drawn   time.Time
@@ -90,13 +93,13 @@ const tailLines = 40
 func (d *liveDisplay) event(e build.Event) {
 	switch e.Kind {
 	case build.StepStarted:
-		d.step, d.hook, d.amount = e.Step, "", ""
+		d.step, d.hook, d.amount, d.said = e.Step, "", "", ""
 		d.tail = nil
 		d.draw(true)
 	case build.StepDone:
 		d.print(fmt.Sprintf("  %s", e.Text))
 	case build.HookStarted:
-		d.hook, d.amount = e.Hook, ""
+		d.hook, d.amount, d.said = e.Hook, "", ""
 		d.draw(true)
 	case build.HookDone:
 		d.hook = ""
@@ -110,6 +113,7 @@ func (d *liveDisplay) event(e build.Event) {
 }
 
 func (d *liveDisplay) keep(text string) {
+	d.said, d.amount = printable(text), "" // what was counted is over
 	if d.verbose {
 		d.print(text)
 		return
@@ -121,11 +125,21 @@ func (d *liveDisplay) keep(text string) {
 	d.draw(false)
 }
 
+// printable is text that keeps to its line.
+func printable(text string) string {
+	return strings.TrimSpace(strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, text))
+}
+
 func (d *liveDisplay) progress(e build.Event) {
 	if key := e.Step + e.Unit; key != d.key {
 		d.key, d.begun = key, d.clock()
 	}
-	d.step = e.Step
+	d.step, d.said = e.Step, ""
 	d.amount = amount(e) + left(d.clock().Sub(d.begun), e.Done, e.Total)
 	d.draw(e.Done == e.Total)
 }
@@ -144,7 +158,7 @@ func (d *liveDisplay) draw(force bool) {
 	}
 	d.drawn = now
 	text := d.step
-	for _, part := range []string{d.hook, d.amount} {
+	for _, part := range []string{d.hook, d.amount, d.said} {
 		if part != "" {
 			text += " · " + part
 		}
