@@ -6,6 +6,7 @@ type run struct{ start, end uint64 }
 // groupMap says where the parts of each block group are (section "Layout",
 // "Flexible Block Groups", "Meta Block Groups").
 type groupMap struct {
+	*shape
 	groups         uint64
 	inodesPerGroup uint32
 	blockBitmap    []uint64 // by flex group: bitmaps of its groups, in a row
@@ -15,14 +16,14 @@ type groupMap struct {
 	end            uint64   // after the last block that the groups need
 }
 
-func (m *groupMap) tableBlocks() uint64 { return uint64(m.inodesPerGroup) / inodesPerBlock }
+func (m *groupMap) table() uint64 { return m.tableBlocks(uint64(m.inodesPerGroup)) }
 
 func (m *groupMap) blockBitmapOf(g uint64) uint64 {
-	return m.blockBitmap[g/groupsPerFlex] + g%groupsPerFlex
+	return m.blockBitmap[g/m.groupsPerFlex] + g%m.groupsPerFlex
 }
 
 func (m *groupMap) inodeBitmapOf(g uint64) uint64 {
-	return m.inodeBitmap[g/groupsPerFlex] + g%groupsPerFlex
+	return m.inodeBitmap[g/m.groupsPerFlex] + g%m.groupsPerFlex
 }
 
 // hasSuper tells whether a group keeps a copy of the superblock: groups 0, 1
@@ -43,20 +44,27 @@ func hasSuper(g uint64) bool {
 	return false
 }
 
-// hasDescriptors tells whether a group keeps a copy of its meta block group's
-// descriptor block: the first, the second and the last do.
-func hasDescriptors(g uint64) bool {
-	m := g % groupsPerMeta
-	return m == 0 || m == 1 || m == groupsPerMeta-1
+// descriptors returns which blocks of descriptors a group keeps, first and
+// count. With meta_bg it is the one of its meta block group, in the first,
+// second and last group of it; else all of them, beside each superblock.
+func (m *groupMap) descriptors(g uint64) (first, count uint64) {
+	if !m.modern {
+		if hasSuper(g) {
+			count = (m.groups + m.groupsPerMeta - 1) / m.groupsPerMeta
+		}
+		return 0, count
+	}
+	if k := g % m.groupsPerMeta; k == 0 || k == 1 || k == m.groupsPerMeta-1 {
+		count = 1
+	}
+	return g / m.groupsPerMeta, count
 }
 
 // headBlocks is the number of blocks at the start of a group that the
 // superblock and descriptors take.
-func headBlocks(g uint64) (n uint64) {
+func (m *groupMap) headBlocks(g uint64) uint64 {
+	_, n := m.descriptors(g)
 	if hasSuper(g) {
-		n++
-	}
-	if hasDescriptors(g) {
 		n++
 	}
 	return n
@@ -64,30 +72,30 @@ func headBlocks(g uint64) (n uint64) {
 
 // newGroupMap places bitmaps and inode tables of each flex group together at
 // its beginning. It reports false when they do not fit before limit.
-func newGroupMap(groups uint64, inodesPerGroup uint32, limit uint64) (*groupMap, bool) {
-	m := &groupMap{groups: groups, inodesPerGroup: inodesPerGroup}
-	for first := uint64(0); first < groups; first += groupsPerFlex {
-		n := min(groupsPerFlex, groups-first)
-		a := arena{free: freeRuns(first, n, limit)}
+func newGroupMap(s *shape, groups uint64, inodesPerGroup uint32, limit uint64) (*groupMap, bool) {
+	m := &groupMap{shape: s, groups: groups, inodesPerGroup: inodesPerGroup}
+	for first := uint64(0); first < groups; first += m.groupsPerFlex {
+		n := min(m.groupsPerFlex, groups-first)
+		a := arena{free: m.freeRuns(first, n, limit)}
 		m.blockBitmap = append(m.blockBitmap, a.contiguous(n))
 		m.inodeBitmap = append(m.inodeBitmap, a.contiguous(n))
 		for range n {
-			m.inodeTable = append(m.inodeTable, a.contiguous(m.tableBlocks()))
+			m.inodeTable = append(m.inodeTable, a.contiguous(m.table()))
 		}
 		if a.full {
 			return nil, false
 		}
 		m.free = append(m.free, a.free...)
-		m.end = max(a.end, (first+n-1)*blocksPerGroup+headBlocks(first+n-1)+1)
+		m.end = max(a.end, m.firstOf(first+n-1)+m.headBlocks(first+n-1)+1)
 	}
 	return m, m.end <= limit
 }
 
 // freeRuns lists the blocks of n groups without the heads of groups.
-func freeRuns(first, n, limit uint64) []run {
+func (m *groupMap) freeRuns(first, n, limit uint64) []run {
 	var free []run
 	for g := first; g < first+n; g++ {
-		r := run{g*blocksPerGroup + headBlocks(g), min((g+1)*blocksPerGroup, limit)}
+		r := run{m.firstOf(g) + m.headBlocks(g), min(m.firstOf(g+1), limit)}
 		switch k := len(free) - 1; {
 		case r.start >= r.end:
 		case k >= 0 && free[k].end == r.start:

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"cairn/fsbuild/ext4"
 	"cairn/fsbuild/tree"
 )
 
@@ -71,63 +72,101 @@ var entryPattern = regexp.MustCompile(`(?s)/(\d+)/(\d{6})/(-?\d+)/(-?\d+)/([^/]+
 
 // reader reads an image back into a tree with debugfs alone.
 type reader struct {
-	t       testing.TB
-	image   string
-	scratch string
-	inodes  map[string]tree.Node // by inode number
-	paths   map[string][]string  // of an inode
+	t      testing.TB
+	image  string
+	inodes map[string]*tree.Node // by inode number
+	paths  map[string][]string   // of an inode
+	links  map[string]int        // link counts
+	lists  map[string]string     // output of ls, of a directory
 }
 
 // readBack reads a whole image, except that a lost+found which is as the
-// writer makes it is left out.
-func readBack(t testing.TB, image string) *tree.Tree {
+// writer makes it is left out. The writer leaves no gaps between inode numbers,
+// so two runs of debugfs are enough; e2fsck finds what they would miss.
+func readBack(t testing.TB, image string, s ext4.Summary) *tree.Tree {
 	t.Helper()
-	r := reader{t: t, image: image, scratch: t.TempDir(), inodes: map[string]tree.Node{}, paths: map[string][]string{"2": {"."}}}
-	r.names()
-	numbers := slices.Sorted(func(yield func(string) bool) {
-		for n := range r.paths {
-			if !yield(n) {
-				return
-			}
-		}
-	})
+	r := reader{
+		t: t, image: image,
+		inodes: map[string]*tree.Node{}, paths: map[string][]string{}, links: map[string]int{}, lists: map[string]string{},
+	}
+	numbers := []string{"2"}
+	for n := int64(11); n <= s.UsedInodes; n++ {
+		numbers = append(numbers, strconv.FormatInt(n, 10))
+	}
 	r.stat(numbers)
+	r.names("2", ".")
 	return r.tree(numbers)
 }
 
-// names walks the directories, all of one level by one run.
-func (r *reader) names() {
-	level := []string{"2"}
-	for len(level) > 0 {
-		var commands []string
-		for _, n := range level {
-			commands = append(commands, "ls -p <"+n+">")
+// stat reads the metadata, then directories, contents and attributes.
+func (r *reader) stat(numbers []string) {
+	var commands, more []string
+	var take []func(out string)
+	for _, n := range numbers {
+		commands = append(commands, "stat <"+n+">")
+	}
+	ask := func(f func(out string), command ...string) {
+		more = append(more, strings.Join(command, " "))
+		take = append(take, f)
+	}
+	for i, out := range debugfs(r.t, r.image, commands) {
+		n, node := "<"+numbers[i]+">", r.parse(numbers[i], out)
+		r.inodes[numbers[i]] = node
+		switch {
+		case node.Type == tree.Directory:
+			ask(func(out string) { r.lists[numbers[i]] = out }, "ls -p", n)
+		case node.Type == tree.Symlink && node.Target == "":
+			ask(func(out string) { node.Target = out }, "cat", n)
+		case node.Size > 0:
+			ask(func(out string) { node.Content = tree.Bytes([]byte(out)) }, "cat", n)
 		}
-		outs := debugfs(r.t, r.image, commands)
-		var next []string
-		for i, n := range level {
-			base := r.paths[n][0] + "/"
-			if n == "2" {
-				base = ""
-			}
-			for _, m := range entryPattern.FindAllStringSubmatch(outs[i], -1) {
-				if m[5] == "." || m[5] == ".." || m[1] == "0" {
-					continue
-				}
-				r.paths[m[1]] = append(r.paths[m[1]], base+m[5])
-				if m[2][:2] == "04" {
-					next = append(next, m[1])
-				}
+		for k, x := range node.Xattrs {
+			ask(func(out string) { node.Xattrs[k].Value = xattrValue(x.Name, out) }, "ea_get -V", n, x.Name)
+		}
+	}
+	for i, out := range debugfs(r.t, r.image, more) {
+		take[i](out)
+	}
+	for _, node := range r.inodes {
+		slices.SortFunc(node.Xattrs, func(a, b tree.Xattr) int { return strings.Compare(a.Name, b.Name) })
+	}
+}
+
+// xattrValue is what ea_get printed, without the newline that it adds.
+func xattrValue(name, out string) []byte {
+	b := []byte(strings.TrimSuffix(out, "\n"))
+	if strings.HasPrefix(name, "system.posix_acl_") {
+		for e := b[4:]; len(e) > 0; e = e[8:] { // debugfs leaves 0 where the kernel has -1
+			if e[0] != 0x02 && e[0] != 0x08 {
+				copy(e[4:], "\xff\xff\xff\xff")
 			}
 		}
-		level = next
+	}
+	return b
+}
+
+// names gives the inodes below a directory their paths.
+func (r *reader) names(number, path string) {
+	r.paths[number] = append(r.paths[number], path)
+	base := path + "/"
+	if path == "." {
+		base = ""
+	}
+	for _, m := range entryPattern.FindAllStringSubmatch(r.lists[number], -1) {
+		switch {
+		case m[5] == "." || m[5] == ".." || m[1] == "0":
+		case m[2][:2] == "04":
+			r.names(m[1], base+m[5])
+		default:
+			r.paths[m[1]] = append(r.paths[m[1]], base+m[5])
+		}
 	}
 }
 
 var (
 	statHead  = regexp.MustCompile(`Inode: \d+   Type: (\S+(?: \S+)?)    Mode:  (\d+)   Flags: 0x([0-9a-f]+)`)
-	statOwner = regexp.MustCompile(`User:\s+(-?\d+)\s+Group:\s+(-?\d+)\s+Project:\s+0\s+Size: (\d+)`)
-	statMtime = regexp.MustCompile(`mtime: 0x([0-9a-f]{8}):([0-9a-f]{8})`)
+	statOwner = regexp.MustCompile(`User:\s+(-?\d+)\s+Group:\s+(-?\d+)\s+(?:Project:\s+0\s+)?Size: (\d+)`)
+	statMtime = regexp.MustCompile(`mtime: 0x([0-9a-f]{8})(?::([0-9a-f]{8}))?`)
 	statLinks = regexp.MustCompile(`Links: (\d+)`)
 	statFast  = regexp.MustCompile(`(?s)Fast link dest: "(.*)"`)
 	statDev   = regexp.MustCompile(`Device major/minor number: (\d+):(\d+)`)
@@ -139,29 +178,9 @@ var debugfsTypes = map[string]tree.Type{
 	"block special": tree.BlockDevice, "FIFO": tree.FIFO, "socket": tree.Socket,
 }
 
-// stat reads the metadata, then contents and attributes, of all inodes.
-func (r *reader) stat(numbers []string) {
-	var commands, more []string
-	for _, n := range numbers {
-		commands = append(commands, "stat <"+n+">")
-	}
-	for i, out := range debugfs(r.t, r.image, commands) {
-		n := numbers[i]
-		r.inodes[n] = r.parse(n, out)
-		if r.inodes[n].Type == tree.Regular && r.inodes[n].Size > 0 || r.inodes[n].Type == tree.Symlink && r.inodes[n].Target == "" {
-			more = append(more, "dump <"+n+"> "+filepath.Join(r.scratch, n))
-		}
-		for _, x := range r.inodes[n].Xattrs {
-			more = append(more, "ea_get -f "+filepath.Join(r.scratch, n+"."+x.Name)+" <"+n+"> "+x.Name)
-		}
-	}
-	if len(more) > 0 {
-		debugfs(r.t, r.image, more)
-	}
-}
-
-func (r *reader) parse(number, out string) (n tree.Node) {
+func (r *reader) parse(number, out string) *tree.Node {
 	r.t.Helper()
+	n := &tree.Node{}
 	must := func(re *regexp.Regexp) []string {
 		m := re.FindStringSubmatch(out)
 		if m == nil {
@@ -187,7 +206,10 @@ func (r *reader) parse(number, out string) (n tree.Node) {
 	n.Type = debugfsTypes[head[1]]
 	n.Mode = uint32(num(head[2], 8))
 	n.UID, n.GID = id(owner[1]), id(owner[2])
-	low, extra := num(mtime[1], 16), num(mtime[2], 16)
+	low, extra := num(mtime[1], 16), uint64(0)
+	if mtime[2] != "" { // inodes of 128 bytes have seconds only
+		extra = num(mtime[2], 16)
+	}
 	n.MTime = tree.Time{Sec: int64(int32(low)) + int64(extra&3)<<32, Nsec: uint32(extra >> 2)}
 	switch n.Type {
 	case tree.Regular:
@@ -201,11 +223,9 @@ func (r *reader) parse(number, out string) (n tree.Node) {
 		n.Major, n.Minor = uint32(num(m[1], 10)), uint32(num(m[2], 10))
 	default: // nothing more
 	}
-	if links := num(must(statLinks)[1], 10); n.Type != tree.Directory && links > 1 {
+	r.links[number] = int(num(must(statLinks)[1], 10))
+	if n.Type != tree.Directory && r.links[number] > 1 {
 		n.Inode = num(number, 10)
-		if int(links) != len(r.paths[number]) {
-			r.t.Errorf("inode %s has %d links and %d names", number, links, len(r.paths[number]))
-		}
 	}
 	for _, m := range statXattr.FindAllStringSubmatch(out, -1) {
 		n.Xattrs = append(n.Xattrs, tree.Xattr{Name: m[1]})
@@ -218,33 +238,10 @@ func (r *reader) tree(numbers []string) *tree.Tree {
 	r.t.Helper()
 	var nodes []tree.Node
 	for _, number := range numbers {
-		n := r.inodes[number]
-		file := filepath.Join(r.scratch, number)
-		switch {
-		case n.Size > 0:
-			n.Content = fileContent(file)
-		case n.Type == tree.Symlink && n.Target == "":
-			b, err := os.ReadFile(file)
-			if err != nil {
-				r.t.Fatal(err)
-			}
-			n.Target = string(b)
+		n := *r.inodes[number]
+		if n.Type != tree.Directory && r.links[number] != len(r.paths[number]) {
+			r.t.Errorf("inode %s has %d links and %d names", number, r.links[number], len(r.paths[number]))
 		}
-		for i, x := range n.Xattrs {
-			b, err := os.ReadFile(file + "." + x.Name)
-			if err != nil {
-				r.t.Fatal(err)
-			}
-			if strings.HasPrefix(x.Name, "system.posix_acl_") {
-				for e := b[4:]; len(e) > 0; e = e[8:] { // debugfs leaves 0 where the kernel has -1
-					if e[0] != 0x02 && e[0] != 0x08 {
-						copy(e[4:], "\xff\xff\xff\xff")
-					}
-				}
-			}
-			n.Xattrs[i].Value = b
-		}
-		slices.SortFunc(n.Xattrs, func(a, b tree.Xattr) int { return strings.Compare(a.Name, b.Name) })
 		for _, n.Path = range r.paths[number] {
 			nodes = append(nodes, n)
 		}

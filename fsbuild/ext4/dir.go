@@ -12,17 +12,40 @@ import (
 // Sizes of directory blocks (section "Directory Entries").
 const (
 	dirTailSize   = 12
-	dirSpace      = blockSize - dirTailSize
-	dotSize       = 12                            // of "." and of "..", as entries
-	rootCountAt   = 32                            // of limit and count in the root of a hash tree
-	nodeCountAt   = 8                             // in an inner node
-	rootLimit     = (blockSize-rootCountAt)/8 - 1 // entries; one makes room for the checksum
-	nodeLimit     = (blockSize-nodeCountAt)/8 - 1 // entries
-	maxLeaves     = rootLimit * nodeLimit         // with one inner level, the most without large_dir
-	tailType      = 0xde                          // file type of the checksum "entry"
+	dotSize       = 12   // of "." and of "..", as entries
+	rootCountAt   = 32   // of limit and count in the root of a hash tree
+	nodeCountAt   = 8    // in an inner node
+	tailType      = 0xde // file type of the checksum "entry"
 	fileTypeDir   = 2
 	fileTypeCount = 8
 )
+
+// dirSpace is what a block has for entries: all but the checksum.
+func (s *shape) dirSpace() int {
+	if s.modern {
+		return s.blockSize - dirTailSize
+	}
+	return s.blockSize
+}
+
+// indexLimit is the number of entries of a node of the hash tree that begin at
+// an offset; one makes room for the checksum.
+func (s *shape) indexLimit(at int) int {
+	if s.modern {
+		return (s.blockSize-at)/8 - 1
+	}
+	return (s.blockSize - at) / 8
+}
+
+// maxLeaves is the most leaves of an indexed directory: one level of inner
+// nodes, two with large_dir.
+func (s *shape) maxLeaves() int {
+	root, node := s.indexLimit(rootCountAt), s.indexLimit(nodeCountAt)
+	if s.largeDir {
+		return root * node * node
+	}
+	return root * node
+}
 
 // fileTypes are the type codes of directory entries, by tree.Type.
 var fileTypes = [fileTypeCount]byte{
@@ -40,23 +63,27 @@ func (l *Layout) planDir(d *directory) (uint32, error) {
 	size := 2 * dotSize
 	for _, e := range d.entries {
 		size += entrySize(len(l.names[e].node.Name()))
-		if size > dirSpace {
+		if size > l.dirSpace() {
 			d.indexed = true
 			break
 		}
 	}
 	if !d.indexed {
 		if l.inodes[d.inode].number == firstInode {
-			return lostFoundBlocks, nil // room for e2fsck, as mke2fs makes it
+			return l.lostFoundBlocks(), nil
 		}
 		return 1, nil
 	}
 	l.sortByHash(d)
 	leaves := len(l.leaves(d))
-	if leaves > maxLeaves {
-		return 0, fmt.Errorf("%d entries need %d directory blocks, the limit is %d", len(d.entries), leaves, maxLeaves)
+	if most := l.maxLeaves(); leaves > most {
+		return 0, fmt.Errorf("%d entries need %d directory blocks, the limit is %d%s", len(d.entries), leaves, most, l.hint())
 	}
-	return uint32(1 + innerNodes(leaves) + leaves), nil
+	blocks := 1 + leaves
+	for _, n := range l.indexLevels(leaves) {
+		blocks += n
+	}
+	return uint32(blocks), nil
 }
 
 func (l *Layout) sortByHash(d *directory) {
@@ -83,10 +110,10 @@ func (l *Layout) sortByHash(d *directory) {
 // directory.
 func (l *Layout) leaves(d *directory) []int {
 	starts := []int{0}
-	used := 0
+	used, space := 0, l.dirSpace()
 	for i, e := range d.entries {
 		size := entrySize(len(l.names[e].node.Name()))
-		if used+size > dirSpace {
+		if used+size > space {
 			starts = append(starts, i)
 			used = 0
 		}
@@ -95,12 +122,26 @@ func (l *Layout) leaves(d *directory) []int {
 	return starts
 }
 
-// innerNodes is the number of nodes between the root and so many leaves.
-func innerNodes(leaves int) int {
-	if leaves <= rootLimit {
-		return 0
+// hint says what would raise the limit.
+func (s *shape) hint() string {
+	switch {
+	case s.largeDir:
+		return ""
+	case s.modern:
+		return "; large_dir raises it"
 	}
-	return (leaves + nodeLimit - 1) / nodeLimit
+	return "; larger blocks raise it, and so does ext4's large_dir"
+}
+
+// indexLevels returns the number of nodes of each level between the root and
+// so many leaves, from the root downwards.
+func (s *shape) indexLevels(leaves int) (levels []int) {
+	node := s.indexLimit(nodeCountAt)
+	for n := leaves; n > s.indexLimit(rootCountAt); {
+		n = (n + node - 1) / node
+		levels = append([]int{n}, levels...)
+	}
+	return levels
 }
 
 // dirWriter makes the blocks of one directory.
@@ -131,27 +172,47 @@ func (l *Layout) newDirWriter(d *directory) *dirWriter {
 
 // block fills b, which is zero, with a block of the directory.
 func (w *dirWriter) block(b []byte, logical uint32) {
-	inner := innerNodes(len(w.leaves))
-	switch i := int(logical); {
+	i := int(logical)
+	switch {
 	case !w.d.indexed && i > 0:
 		w.leaf(b, nil, 0)
 	case !w.d.indexed:
 		w.leaf(b, w.d.entries, w.putDots(b, dotSize))
-	case i == 0:
-		w.root(b, inner)
-	case i <= inner:
-		first := (i - 1) * nodeLimit
-		last := min(first+nodeLimit, len(w.leaves))
-		le.PutUint16(b[4:], blockSize)
-		w.index(b, nodeCountAt, nodeLimit, w.hashes[first:last], 1, uint32(1+inner+first))
 	default:
-		i -= 1 + inner
-		last := len(w.d.entries)
-		if i+1 < len(w.leaves) {
-			last = w.leaves[i+1]
-		}
-		w.leaf(b, w.d.entries[w.leaves[i]:last], 0)
+		w.indexed(b, i)
 	}
+}
+
+// indexed makes the i-th block of an indexed directory: the root, the inner
+// nodes by level, the leaves.
+func (w *dirWriter) indexed(b []byte, i int) {
+	levels := w.l.indexLevels(len(w.leaves))
+	node := w.l.indexLimit(nodeCountAt)
+	span := 1 // leaves below an entry of the current level
+	for range levels {
+		span *= node
+	}
+	if i == 0 {
+		w.root(b, len(levels), span)
+		return
+	}
+	first := 1 // block of the current level
+	for _, n := range levels {
+		next := first + n
+		if i < next {
+			from := (i - first) * span
+			le.PutUint16(b[4:], uint16(w.l.blockSize))
+			w.index(b, nodeCountAt, w.hashes[from:min(from+span, len(w.leaves))], span/node, uint32(next+from/(span/node)))
+			return
+		}
+		first, span = next, span/node
+	}
+	i -= first
+	last := len(w.d.entries)
+	if i+1 < len(w.leaves) {
+		last = w.leaves[i+1]
+	}
+	w.leaf(b, w.d.entries[w.leaves[i]:last], 0)
 }
 
 // putDots writes "." and ".." and returns where the next entry goes.
@@ -161,8 +222,10 @@ func (w *dirWriter) putDots(b []byte, parentSize int) int {
 	return 2 * dotSize
 }
 
-// leaf writes entries from offset at, the last one stretched to the checksum.
+// leaf writes entries from offset at, the last one stretched to the checksum
+// or, without one, to the end.
 func (w *dirWriter) leaf(b []byte, entries []uint32, at int) {
+	space := w.l.dirSpace()
 	last := at - dotSize // of "..", when nothing follows
 	for _, e := range entries {
 		n := w.l.names[e]
@@ -171,11 +234,14 @@ func (w *dirWriter) leaf(b []byte, entries []uint32, at int) {
 		last = at
 		at += size
 	}
-	le.PutUint16(b[max(last, 0)+4:], uint16(dirSpace-max(last, 0)))
-	tail := b[dirSpace:]
+	le.PutUint16(b[max(last, 0)+4:], uint16(space-max(last, 0)))
+	if !w.l.modern {
+		return
+	}
+	tail := b[space:]
 	le.PutUint16(tail[4:], dirTailSize)
 	tail[7] = tailType
-	le.PutUint32(tail[8:], crc32c(w.seed, b[:dirSpace]))
+	le.PutUint32(tail[8:], crc32c(w.seed, b[:space]))
 }
 
 // putEntry writes struct ext4_dir_entry_2.
@@ -187,23 +253,20 @@ func putEntry(b []byte, size int, number uint32, fileType byte, name string) {
 	copy(b[8:], name)
 }
 
-// root writes struct dx_root.
-func (w *dirWriter) root(b []byte, inner int) {
-	w.putDots(b, blockSize-dotSize)
-	b[0x1c] = hashHalfMD4 // hash_version
-	b[0x1d] = 8           // info_length
-	if inner == 0 {
-		w.index(b, rootCountAt, rootLimit, w.hashes, 1, 1)
-		return
-	}
-	b[0x1e] = 1 // indirect_levels
-	w.index(b, rootCountAt, rootLimit, w.hashes, nodeLimit, 1)
+// root writes struct dx_root, with so many leaves below each entry.
+func (w *dirWriter) root(b []byte, levels, span int) {
+	w.putDots(b, w.l.blockSize-dotSize)
+	b[0x1c] = hashHalfMD4  // hash_version
+	b[0x1d] = 8            // info_length
+	b[0x1e] = byte(levels) // indirect_levels
+	w.index(b, rootCountAt, w.hashes, span, 1)
 }
 
 // index writes the entries of a root or inner node: of every step-th hash,
 // with blocks counted from first. The first entry's hash is where limit and
 // count are kept. The checksum covers what is before and the entries in use.
-func (w *dirWriter) index(b []byte, at, limit int, hashes []uint32, step int, first uint32) {
+func (w *dirWriter) index(b []byte, at int, hashes []uint32, step int, first uint32) {
+	limit := w.l.indexLimit(at)
 	count := 0
 	for i := 0; i < len(hashes); i += step {
 		le.PutUint32(b[at+8*count:], hashes[i])
@@ -212,6 +275,9 @@ func (w *dirWriter) index(b []byte, at, limit int, hashes []uint32, step int, fi
 	}
 	le.PutUint16(b[at:], uint16(limit))
 	le.PutUint16(b[at+2:], uint16(count))
+	if !w.l.modern {
+		return
+	}
 	tail := b[at+8*limit:]
 	sum := crc32c(w.seed, b[:at+8*count])
 	sum = crc32c(sum, tail[:4])

@@ -41,7 +41,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"strings"
 	"time"
 
 	"cairn/fsbuild/tree"
@@ -49,30 +48,27 @@ import (
 
 // Sizes that the format or this package fixes.
 const (
-	blockSize        = 4096
-	blocksPerGroup   = 8 * blockSize // one bitmap block
-	inodeSize        = 256
-	inodesPerBlock   = blockSize / inodeSize
+	defaultBlockSize = 4096
+	maxBlockSize     = 4096
+	defaultInodeSize = 256
 	descSize         = 64
-	groupsPerMeta    = blockSize / descSize // groups of one meta block group
-	logGroupsPerFlex = 7
-	groupsPerFlex    = 1 << logGroupsPerFlex
-	maxInodesGroup   = 8 * blockSize // one bitmap block
-	firstInode       = 11            // lost+found, as mke2fs numbers it
+	firstInode       = 11 // lost+found, as mke2fs numbers it
 	rootInode        = 2
 	journalInode     = 8
 	minJournalBlocks = 1024
 	maxJournalBlocks = 10_240_000 // the limit of mke2fs
 	defaultJournal   = 16 << 20
-	defaultInodes    = 2048 // a group at least: one for each 64 KiB
-	spareInodes      = 512  // at least, in a file system of minimal size
+	spareInodes      = 512 // at least, in a file system of minimal size
 	maxLinks         = 65000
 	maxName          = 255
 	maxLabel         = 16
-	maxFileBlocks    = math.MaxUint32 // logical blocks have 32 bits, the last is reserved
 	minSeconds       = math.MinInt32
 	maxSeconds       = minSeconds + 1<<34 - 1 // 2446-05-10: 34 bits in the inode
-	lostFoundBlocks  = 4
+	minInodeRatio    = 1 << 10
+	maxInodeRatio    = 64 << 20
+	maxGrowTo        = 1 << 50
+	maxReserved      = 50
+	maxFactor        = 1000
 )
 
 // Params are what decides the bytes besides the tree. The zero value lacks a
@@ -85,7 +81,12 @@ type Params struct {
 	// birth. Modification times later than it are set to it. The zero Time
 	// stamps 1970-01-01 and clamps nothing. From 1970 to 2446-05-10.
 	Time      time.Time
-	BlockSize int // in bytes; 0 or 4096
+	Type      Type
+	BlockSize int // in bytes: 1024, 2048 or 4096; 0 means 4096
+	// InodeSize in bytes: a power of two from 128 to the block size; 0 means
+	// 256. Inodes of 128 bytes have times in whole seconds to 2038, and no
+	// room for xattrs.
+	InodeSize int
 	// Size in bytes, a multiple of the block size. 0 means minimal: the file
 	// system ends with the last block that is needed, plus Slack.
 	Size int64
@@ -96,22 +97,48 @@ type Params struct {
 	// the file system (see [KernelReserved]), so that Slack is what programs
 	// can use.
 	KernelReserve bool
-	JournalSize   int64 // in bytes, a multiple of the block size, 4 MiB or more; 0 means 16 MiB, negative no journal
-	// Inodes is the least number of inodes. 0 means what the tree needs and
-	// 512 (or a sixteenth) more, and at least 2048 a group.
+	// Factor multiplies a minimal size, before Slack is added: what it adds is
+	// free space. 0 means 1; from 1 to 1000.
+	Factor float64
+	// GrowTo is a size in bytes to which the file system can be grown later,
+	// up to 1 PiB: it limits the inodes of a group, so that inode numbers
+	// suffice, and may need more groups, hence a larger size, for the same
+	// number of inodes. 0 promises nothing; Summary.MaxSize says what follows.
+	GrowTo int64
+	// JournalSize is in bytes, a multiple of the block size, 1024 blocks or
+	// more; 0 means 16 MiB (none for Ext2), negative no journal.
+	JournalSize int64
+	// JournalBySize chooses the journal as mke2fs does: none below 2048
+	// blocks, then from 1024 to 262144 blocks.
+	JournalBySize bool
+	// Inodes is the least number of inodes. 0 means what InodeRatio says.
 	Inodes uint32
+	// InodeRatio is the bytes of the file system for each inode, from 1 KiB
+	// to 64 MiB, as of mke2fs -i. 0 means what the tree needs and 512 (or a
+	// sixteenth) more, and at least one for each 64 KiB of the groups.
+	InodeRatio int64
+	// ReservedPercent of the blocks are for root alone, 0 to 50. They are
+	// among the free ones.
+	ReservedPercent float64
+	// LargeDir allows directories beyond two levels of index (about two
+	// million long names with 4 KiB blocks). Ext4 only; GRUB before 2.12 does not read
+	// such a file system.
+	LargeDir bool
 }
 
 // Summary says what a layout is like.
 type Summary struct {
 	Size           int64  // of the image, in bytes
-	Blocks         int64  // of the file system, 4 KiB each
+	BlockSize      int64  // in bytes
+	Blocks         int64  // of the file system
 	FreeBlocks     int64  // of Blocks
-	Groups         int64  // block groups of 128 MiB, the last may be shorter
+	Groups         int64  // block groups of 8 × BlockSize blocks, the last may be shorter
 	Inodes         int64  // in all
 	UsedInodes     int64  // the format's reserved ones included
 	InodesPerGroup int64  // fixed for life
 	MaxSize        int64  // bytes to which it can grow: inode numbers have 32 bits
+	JournalSize    int64  // in bytes, 0 for none
+	KernelReserved int64  // bytes of the free blocks that Linux withholds even from root
 	UUID           string // canonical form
 }
 
@@ -132,11 +159,12 @@ func (e *SizeError) Error() string {
 // Unwrap returns ErrTooSmall.
 func (e *SizeError) Unwrap() error { return ErrTooSmall }
 
-// KernelReserved returns how many bytes of a file system of size bytes Linux
-// withholds even from root: 2 % of the blocks, at most 4096 blocks. A file
-// system with less free space than that is full from the start.
+// KernelReserved returns how many bytes of an ext4 file system of size bytes,
+// with blocks of 4 KiB, Linux withholds even from root: 2 % of the blocks, at
+// most 4096 blocks. A file system with less free space than that is full from
+// the start.
 func KernelReserved(size int64) int64 {
-	return int64(reservedBlocks(uint64(max(size, 0))/blockSize)) * blockSize
+	return int64(reservedBlocks(uint64(max(size, 0))/defaultBlockSize)) * defaultBlockSize
 }
 
 // reservedBlocks is ext4_calculate_resv_clusters of Linux 6.1, in blocks.
@@ -149,58 +177,4 @@ func Write(ctx context.Context, w io.WriterAt, t *tree.Tree, p Params) (Summary,
 		return Summary{}, err
 	}
 	return l.Write(ctx, w)
-}
-
-// check refuses parameters that cannot be represented.
-func (p *Params) check() error {
-	switch {
-	case p.UUID == [16]byte{}:
-		return errors.New("the UUID is missing")
-	case len(p.Label) > maxLabel:
-		return fmt.Errorf("label %q has %d bytes, the limit is %d", p.Label, len(p.Label), maxLabel)
-	case strings.IndexByte(p.Label, 0) >= 0:
-		return fmt.Errorf("label %q has a NUL byte", p.Label)
-	case p.BlockSize != 0 && p.BlockSize != blockSize:
-		return fmt.Errorf("block size %d is not supported, only %d", p.BlockSize, blockSize)
-	case p.Size < 0 || p.Size%blockSize != 0:
-		return fmt.Errorf("size %d is not a multiple of %d", p.Size, blockSize)
-	case p.Slack < 0:
-		return fmt.Errorf("slack %d is negative", p.Slack)
-	case !p.Time.IsZero() && (p.Time.Unix() < 0 || p.Time.Unix() > maxSeconds):
-		return fmt.Errorf("time %s is not from 1970 to 2446", p.Time.UTC().Format(time.RFC3339))
-	case p.Size != 0 && (p.Slack != 0 || p.KernelReserve):
-		return errors.New("slack goes with minimal size only")
-	}
-	return p.checkJournal()
-}
-
-func (p *Params) checkJournal() error {
-	if p.JournalSize <= 0 {
-		return nil
-	}
-	n := p.JournalSize / blockSize
-	if p.JournalSize%blockSize != 0 || n < minJournalBlocks || n > maxJournalBlocks {
-		return fmt.Errorf("journal size %d is not a multiple of %d from %d to %d", p.JournalSize,
-			blockSize, minJournalBlocks*blockSize, int64(maxJournalBlocks)*blockSize)
-	}
-	return nil
-}
-
-// journalBlocks returns the size of the journal, 0 for none.
-func (p *Params) journalBlocks() uint32 {
-	switch {
-	case p.JournalSize < 0:
-		return 0
-	case p.JournalSize == 0:
-		return defaultJournal / blockSize
-	}
-	return uint32(p.JournalSize / blockSize)
-}
-
-// stamp returns the time for all that has none of its own.
-func (p *Params) stamp() tree.Time {
-	if p.Time.IsZero() {
-		return tree.Time{}
-	}
-	return tree.Time{Sec: p.Time.Unix(), Nsec: uint32(p.Time.Nanosecond())}
 }

@@ -2,6 +2,7 @@ package ext4_test
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,7 +12,6 @@ import (
 	"time"
 
 	"cairn/fsbuild/ext4"
-	"cairn/fsbuild/internal/fstest"
 	"cairn/fsbuild/tree"
 )
 
@@ -24,21 +24,24 @@ func (f fileContent) Open() (io.ReadCloser, error) { return os.Open(string(f)) }
 func image(t testing.TB, tr *tree.Tree, p ext4.Params) (string, ext4.Summary) {
 	t.Helper()
 	name := filepath.Join(scratchDir(t), "fs.img")
-	f, err := os.OpenFile(name, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	s, err := ext4.Write(t.Context(), &strictWriter{t: t, w: f}, tr, p)
+	s, err := writeImage(t, name, tr, p)
 	if err != nil {
 		t.Fatalf("Write: %v", err)
 	}
-	if err := f.Truncate(s.Size); err != nil {
-		t.Fatal(err)
-	}
-	if err := f.Close(); err != nil {
-		t.Fatal(err)
-	}
 	return name, s
+}
+
+// writeImage writes a tree to a file, new or emptied.
+func writeImage(t testing.TB, name string, tr *tree.Tree, p ext4.Params) (s ext4.Summary, err error) {
+	f, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return s, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	if s, err = ext4.Write(t.Context(), &strictWriter{t: t, w: f}, tr, p); err != nil {
+		return s, err
+	}
+	return s, f.Truncate(s.Size)
 }
 
 // strictWriter checks that offsets ascend and calls do not overlap.
@@ -71,36 +74,6 @@ func noClamp() ext4.Params {
 	p := params()
 	p.Time = time.Time{}
 	return p
-}
-
-// TestGenerated writes a hundred generated trees and reads each back with
-// e2fsprogs.
-func TestGenerated(t *testing.T) {
-	for seed := range uint64(100) {
-		tr := fstest.Generate(seed)
-		p := noClamp()
-		p.Time = params().Time
-		for n := range tr.All() { // as Params.Time does, so that the comparison sees it
-			if n.MTime.Sec >= p.Time.Unix() {
-				n.MTime = tree.Time{Sec: p.Time.Unix()}
-			}
-		}
-		if seed%2 == 0 {
-			tr, p = fstest.Generate(seed), noClamp()
-		}
-		img, _ := image(t, tr, p)
-		fsck(t, img)
-		got := readBack(t, img)
-		if seed%2 == 0 {
-			got.Remove("lost+found") // stamped with the other time
-		}
-		if diff := firstDiff(text(t, tr), text(t, got)); diff != "" {
-			t.Fatalf("seed %d: tree read back: %s", seed, diff)
-		}
-		if err := os.Remove(img); err != nil {
-			t.Fatal(err)
-		}
-	}
 }
 
 // firstDiff describes where two texts differ first.

@@ -6,15 +6,17 @@ const (
 	extentHead     = 12 // bytes of struct ext4_extent_header
 	extentSize     = 12 // bytes of an entry
 	rootExtents    = 4  // entries that fit into an inode
-	nodeExtents    = (blockSize - extentHead - 4) / extentSize
-	extentTreeRoot = 60 // bytes of i_block
+	inodeBlockSize = 60 // bytes of i_block
 )
+
+// nodeExtents is the number of entries of a block, which ends with a checksum.
+func (s *shape) nodeExtents() int { return (s.blockSize - extentHead - 4) / extentSize }
 
 // indexBlocks is the number of blocks that a tree over n extents takes beside
 // the root in the inode.
-func indexBlocks(n uint64) (blocks uint64) {
-	for n > rootExtents {
-		n = (n + nodeExtents - 1) / nodeExtents
+func (s *shape) indexBlocks(n uint64) (blocks uint64) {
+	for node := uint64(s.nodeExtents()); n > rootExtents; {
+		n = (n + node - 1) / node
 		blocks += n
 	}
 	return blocks
@@ -52,21 +54,21 @@ func putNode(b []byte, entries []extentEntry, limit, depth int) {
 
 // extentTree builds the tree of a file: the root for the inode, and the blocks
 // below it from the leaves upwards, in the order in which they were placed.
-func (l *Layout) extentTree(ino *inode) (root [extentTreeRoot]byte, blocks [][]byte) {
+func (l *Layout) extentTree(ino *inode) (root [inodeBlockSize]byte, blocks [][]byte) {
 	data := l.segs[ino.segs : ino.segs+ino.dataSegs]
 	entries := make([]extentEntry, len(data))
 	for i, s := range data {
 		entries[i] = extentEntry{s.logical, uint16(s.count), s.start}
 	}
 	seed := l.inodeSeed(ino.number)
-	depth := 0
+	depth, node := 0, l.nodeExtents()
 	for ; len(entries) > rootExtents; depth++ {
 		var above []extentEntry
 		for len(entries) > 0 {
-			n := min(nodeExtents, len(entries))
-			b := make([]byte, blockSize)
-			putNode(b, entries[:n], nodeExtents, depth)
-			tail := extentHead + nodeExtents*extentSize
+			n := min(node, len(entries))
+			b := make([]byte, l.blockSize)
+			putNode(b, entries[:n], node, depth)
+			tail := extentHead + node*extentSize
 			le.PutUint32(b[tail:], crc32c(seed, b[:tail])) // et_checksum
 			above = append(above, extentEntry{logical: entries[0].logical, block: l.indexBlock(ino, uint32(len(blocks)))})
 			blocks = append(blocks, b)
@@ -78,7 +80,25 @@ func (l *Layout) extentTree(ino *inode) (root [extentTreeRoot]byte, blocks [][]b
 	return root, blocks
 }
 
-// indexBlock returns where the n-th block of a file's extent tree is.
+// treeBlocks is the number of blocks that the extent tree, or block map, of a
+// placed file takes beside the inode.
+func (s *shape) treeBlocks(runs []run, segs uint64) uint64 {
+	if s.modern {
+		return s.indexBlocks(segs)
+	}
+	return uint64(len(s.mapNodes(runs)))
+}
+
+// treeRoot makes i_block of a file with blocks.
+func (l *Layout) treeRoot(ino *inode) (root [inodeBlockSize]byte) {
+	if !l.modern {
+		return l.newBlockMap(ino).root()
+	}
+	root, _ = l.extentTree(ino)
+	return root
+}
+
+// indexBlock returns where the n-th block of a file's extent tree or map is.
 func (l *Layout) indexBlock(ino *inode, n uint32) uint64 {
 	first := ino.segs + ino.dataSegs
 	for _, s := range l.segs[first : first+ino.indexSegs] {
@@ -86,7 +106,7 @@ func (l *Layout) indexBlock(ino *inode, n uint32) uint64 {
 			return s.start + uint64(n-s.logical)
 		}
 	}
-	panic("BUG: extent tree is larger than planned")
+	panic("BUG: the tree of a file is larger than planned")
 }
 
 // fileOf returns the file that a segment of data or index blocks belongs to.

@@ -53,7 +53,7 @@ func TestHashCollision(t *testing.T) {
 // first of a pair to the end of the first leaf.
 func checkCollision(t *testing.T, h dirHasher, pair []string, others map[uint32]string) {
 	t.Helper()
-	perLeaf := dirSpace / entrySize(len(pair[0]))
+	perLeaf := (defaultBlockSize - dirTailSize) / entrySize(len(pair[0]))
 	tr := tree.New()
 	add := func(name string) {
 		if err := tr.Add(tree.Node{Path: name, Type: tree.FIFO}); err != nil {

@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 	"strings"
+	"time"
 
 	"cairn/fsbuild/tree"
 )
@@ -64,8 +65,7 @@ func (l *Layout) collect(t *tree.Tree) error {
 	if len(l.inodes) > math.MaxUint32-firstInode {
 		return fmt.Errorf("%d files, the limit is 2^32-1 inodes", len(l.inodes))
 	}
-	c.fillDirectories()
-	return nil
+	return c.fillDirectories()
 }
 
 // addRoot gives the root and lost+found their places: index 0 and 1.
@@ -107,7 +107,7 @@ func (c *collector) names(n *tree.Node, inode, dir uint32) {
 // add adds one node. Its parent is the last directory one level up, since the
 // order is canonical.
 func (c *collector) add(n *tree.Node) error {
-	if err := checkNode(n); err != nil {
+	if err := c.l.checkNode(n); err != nil {
 		return err
 	}
 	depth := strings.Count(n.Path, "/")
@@ -143,8 +143,8 @@ func (c *collector) file(n *tree.Node, parent uint32) (uint32, error) {
 	}
 	if i, ok := c.links[n.Inode]; ok && n.Inode != 0 {
 		first := &l.inodes[i]
-		if first.links == maxLinks {
-			return 0, fmt.Errorf("more than %d hard links", maxLinks)
+		if most := l.maxLinks(); first.links == most {
+			return 0, fmt.Errorf("more than %d hard links", most)
 		}
 		return i, sameFile(first.node, n)
 	}
@@ -184,29 +184,29 @@ func sameFile(a, b *tree.Node) error {
 }
 
 // checkNode refuses what the format cannot hold, apart from xattrs.
-func checkNode(n *tree.Node) error {
+func (s *shape) checkNode(n *tree.Node) error {
 	if err := n.Check(); err != nil {
 		return err
 	}
 	switch {
 	case len(n.Name()) > maxName:
 		return fmt.Errorf("name has %d bytes, the limit is %d", len(n.Name()), maxName)
-	case n.Size > maxFileBlocks*blockSize:
-		return fmt.Errorf("size %d is above the limit %d", n.Size, int64(maxFileBlocks*blockSize))
-	case len(n.Target) >= blockSize:
-		return fmt.Errorf("symlink target has %d bytes, the limit is %d", len(n.Target), blockSize-1)
+	case n.Size > s.maxFileSize():
+		return fmt.Errorf("size %d is above the limit %d", n.Size, s.maxFileSize())
+	case len(n.Target) >= s.blockSize:
+		return fmt.Errorf("symlink target has %d bytes, the limit is %d", len(n.Target), s.blockSize-1)
 	case n.Major > 0xfff || n.Minor > 0xfffff:
 		return fmt.Errorf("device %d:%d is above the limit 4095:1048575", n.Major, n.Minor)
-	case n.MTime.Sec < minSeconds || n.MTime.Sec > maxSeconds:
-		return fmt.Errorf("time %d s is not from 1901-12-13 (%d s) to 2446-05-10 (%d s)",
-			n.MTime.Sec, int64(minSeconds), int64(maxSeconds))
+	case n.MTime.Sec < minSeconds || n.MTime.Sec > s.maxTime():
+		return fmt.Errorf("time %d s is not from 1901-12-13 (%d s) to %s (%d s)", n.MTime.Sec, int64(minSeconds),
+			time.Unix(s.maxTime(), 0).UTC().Format(time.DateOnly), s.maxTime())
 	}
 	return nil
 }
 
 // fillDirectories hands each directory its entries, by name, all cut from one
 // array.
-func (c *collector) fillDirectories() {
+func (c *collector) fillDirectories() error {
 	l := c.l
 	counts := make([]uint32, len(l.dirs))
 	for _, d := range c.kids {
@@ -221,18 +221,26 @@ func (c *collector) fillDirectories() {
 	}
 	for i := range l.dirs {
 		d := &l.dirs[i]
-		l.inodes[d.inode].links = d.links()
+		links, err := l.dirLinks(d)
+		if err != nil {
+			return fmt.Errorf("%q: %w", l.inodes[d.inode].node.Path, err)
+		}
+		l.inodes[d.inode].links = links
 		l.sortEntries(d)
 	}
+	return nil
 }
 
-// links is the link count of a directory: its name, its own "." and the ".."
-// of each subdirectory; 1 when that is too many (dir_nlink).
-func (d *directory) links() uint32 {
-	if d.subdirs+2 > maxLinks {
-		return 1
+// dirLinks is the link count of a directory: its name, its own "." and the
+// ".." of each subdirectory; 1 when that is too many (dir_nlink).
+func (s *shape) dirLinks(d *directory) (uint32, error) {
+	switch most := s.maxLinks(); {
+	case d.subdirs+2 <= most:
+		return d.subdirs + 2, nil
+	case !s.modern:
+		return 0, fmt.Errorf("%d subdirectories, the limit of %v is %d", d.subdirs, s.kind, most-2)
 	}
-	return d.subdirs + 2
+	return 1, nil
 }
 
 // sortEntries brings entries into the order of names: a lost+found that the

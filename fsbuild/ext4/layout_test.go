@@ -159,7 +159,7 @@ func TestGrowth(t *testing.T) {
 		}
 		run(t, "resize2fs", img)
 		fsck(t, img)
-		got := readBack(t, img)
+		got := readBack(t, img, s)
 		got.Remove("lost+found")
 		if diff := firstDiff(text(t, tr), text(t, got)); diff != "" {
 			t.Errorf("tree read back after growth: %s", diff)
@@ -183,9 +183,9 @@ func TestManyExtents(t *testing.T) {
 	const limit = (1<<32 - 1) * 4096
 	tr := build(t, sparse("five", alternating(5)), sparse("leaf", alternating(340)), sparse("two leaves", alternating(341)),
 		sparse("root full", alternating(4*340)), sparse("two levels", alternating(4*340+1)))
-	img, _ := image(t, tr, params())
+	img, s := image(t, tr, params())
 	fsck(t, img)
-	got := readBack(t, img)
+	got := readBack(t, img, s)
 	got.Remove("lost+found")
 	for n := range tr.All() {
 		if m := got.Lookup(n.Path); m == nil || n.Type == tree.Regular && digest(t, n) != digest(t, m) {

@@ -112,7 +112,7 @@ func TestParams(t *testing.T) {
 		"no UUID":        {func(p *ext4.Params) { p.UUID = [16]byte{} }, "UUID"},
 		"long label":     {func(p *ext4.Params) { p.Label = "seventeen bytes!!" }, "limit is 16"},
 		"label with NUL": {func(p *ext4.Params) { p.Label = "a\x00" }, "NUL"},
-		"block size":     {func(p *ext4.Params) { p.BlockSize = 1024 }, "only 4096"},
+		"block size":     {func(p *ext4.Params) { p.BlockSize = 8192 }, "only 1024"},
 		"odd size":       {func(p *ext4.Params) { p.Size = 1<<30 + 1 }, "multiple of 4096"},
 		"negative size":  {func(p *ext4.Params) { p.Size = -4096 }, "multiple of 4096"},
 		"negative slack": {func(p *ext4.Params) { p.Slack = -1 }, "negative"},

@@ -18,6 +18,7 @@ const (
 	incompatExtents  = 0x40
 	incompat64Bit    = 0x80
 	incompatFlexBG   = 0x200
+	incompatLargeDir = 0x4000
 
 	roSparseSuper  = 0x1
 	roLargeFile    = 0x2
@@ -62,41 +63,51 @@ func (l *Layout) inodeSeed(number uint32) uint32 {
 func (l *Layout) putSuper(b []byte, g uint64) {
 	p, m := &l.params, l.groups
 	inodes := uint32(m.groups) * m.inodesPerGroup
-	le.PutUint32(b[0x00:], inodes)                // s_inodes_count
-	le.PutUint32(b[0x04:], uint32(l.blocks))      // s_blocks_count_lo
-	le.PutUint32(b[0x0c:], uint32(l.freeBlocks))  // s_free_blocks_count_lo
-	le.PutUint32(b[0x10:], inodes-l.usedInodes()) // s_free_inodes_count
-	le.PutUint32(b[0x18:], 2)                     // s_log_block_size: 1024 << 2
-	le.PutUint32(b[0x1c:], 2)                     // s_log_cluster_size
-	le.PutUint32(b[0x20:], blocksPerGroup)        // s_blocks_per_group
-	le.PutUint32(b[0x24:], blocksPerGroup)        // s_clusters_per_group
-	le.PutUint32(b[0x28:], m.inodesPerGroup)      // s_inodes_per_group
-	le.PutUint16(b[0x36:], math.MaxUint16)        // s_max_mnt_count: never
-	le.PutUint16(b[0x38:], superMagic)            // s_magic
-	le.PutUint16(b[0x3a:], stateClean)            // s_state
-	le.PutUint16(b[0x3c:], errorsContinue)        // s_errors
-	le.PutUint32(b[0x4c:], revDynamic)            // s_rev_level
-	le.PutUint32(b[0x54:], firstInode)            // s_first_ino
-	le.PutUint16(b[0x58:], inodeSize)             // s_inode_size
-	le.PutUint16(b[0x5a:], uint16(g))             // s_block_group_nr
-	le.PutUint32(b[0x5c:], l.compat())            // s_feature_compat
-	le.PutUint32(b[0x60:], incompatFiletype|incompatMetaBG|incompatExtents|incompat64Bit|incompatFlexBG)
-	le.PutUint32(b[0x64:], roSparseSuper|roLargeFile|roHugeFile|roDirNlink|roExtraIsize|roMetadataCsum)
-	copy(b[0x68:0x78], p.UUID[:])                     // s_uuid
-	copy(b[0x78:0x88], p.Label)                       // s_volume_name
-	copy(b[0xec:0xfc], p.HashSeed[:])                 // s_hash_seed
-	b[0xfc] = hashHalfMD4                             // s_def_hash_version
-	le.PutUint16(b[0xfe:], descSize)                  // s_desc_size
-	le.PutUint32(b[0x100:], mountXattrACL)            // s_default_mount_opts
-	le.PutUint32(b[0x150:], uint32(l.blocks>>32))     // s_blocks_count_hi
-	le.PutUint32(b[0x158:], uint32(l.freeBlocks>>32)) // s_free_blocks_count_hi
-	le.PutUint16(b[0x15c:], extraSize)                // s_min_extra_isize
-	le.PutUint16(b[0x15e:], extraSize)                // s_want_extra_isize
-	le.PutUint32(b[0x160:], flagSigned)               // s_flags
-	b[0x174] = logGroupsPerFlex                       // s_log_groups_per_flex
-	b[0x175] = checksumCRC32C                         // s_checksum_type
+	le.PutUint32(b[0x00:], inodes)                   // s_inodes_count
+	le.PutUint32(b[0x04:], uint32(l.blocks))         // s_blocks_count_lo
+	le.PutUint32(b[0x08:], uint32(l.reserved()))     // s_r_blocks_count_lo
+	le.PutUint32(b[0x0c:], uint32(l.freeBlocks))     // s_free_blocks_count_lo
+	le.PutUint32(b[0x10:], inodes-l.usedInodes())    // s_free_inodes_count
+	le.PutUint32(b[0x14:], uint32(l.firstBlock))     // s_first_data_block
+	le.PutUint32(b[0x18:], l.logBlockSize())         // s_log_block_size
+	le.PutUint32(b[0x1c:], l.logBlockSize())         // s_log_cluster_size
+	le.PutUint32(b[0x20:], uint32(l.blocksPerGroup)) // s_blocks_per_group
+	le.PutUint32(b[0x24:], uint32(l.blocksPerGroup)) // s_clusters_per_group
+	le.PutUint32(b[0x28:], m.inodesPerGroup)         // s_inodes_per_group
+	le.PutUint16(b[0x36:], math.MaxUint16)           // s_max_mnt_count: never
+	le.PutUint16(b[0x38:], superMagic)               // s_magic
+	le.PutUint16(b[0x3a:], stateClean)               // s_state
+	le.PutUint16(b[0x3c:], errorsContinue)           // s_errors
+	le.PutUint32(b[0x4c:], revDynamic)               // s_rev_level
+	le.PutUint32(b[0x54:], firstInode)               // s_first_ino
+	le.PutUint16(b[0x58:], uint16(l.inodeSize))      // s_inode_size
+	le.PutUint16(b[0x5a:], uint16(g))                // s_block_group_nr
+	le.PutUint32(b[0x5c:], l.compat())               // s_feature_compat
+	le.PutUint32(b[0x60:], l.incompat())             // s_feature_incompat
+	le.PutUint32(b[0x64:], l.readOnlyCompat())       // s_feature_ro_compat
+	copy(b[0x68:0x78], p.UUID[:])                    // s_uuid
+	copy(b[0x78:0x88], p.Label)                      // s_volume_name
+	copy(b[0xec:0xfc], p.HashSeed[:])                // s_hash_seed
+	b[0xfc] = hashHalfMD4                            // s_def_hash_version
+	le.PutUint32(b[0x100:], mountXattrACL)           // s_default_mount_opts
+	le.PutUint16(b[0x15c:], uint16(l.extraSize()))   // s_min_extra_isize
+	le.PutUint16(b[0x15e:], uint16(l.extraSize()))   // s_want_extra_isize
+	le.PutUint32(b[0x160:], flagSigned)              // s_flags
 	l.putSuperTimes(b)
 	l.putSuperJournal(b)
+	if l.modern {
+		l.putSuperModern(b)
+	}
+}
+
+// putSuperModern writes what ext2 and ext3 lack.
+func (l *Layout) putSuperModern(b []byte) {
+	le.PutUint16(b[0xfe:], descSize)                           // s_desc_size
+	le.PutUint32(b[0x150:], uint32(l.blocks>>32))              // s_blocks_count_hi
+	le.PutUint32(b[0x154:], uint32(l.reserved()>>32))          // s_r_blocks_count_hi
+	le.PutUint32(b[0x158:], uint32(l.freeBlocks>>32))          // s_free_blocks_count_hi
+	b[0x174] = logGroupsPerFlex                                // s_log_groups_per_flex
+	b[0x175] = checksumCRC32C                                  // s_checksum_type
 	le.PutUint32(b[0x3fc:], crc32c(math.MaxUint32, b[:0x3fc])) // s_checksum
 }
 
@@ -105,6 +116,29 @@ func (l *Layout) compat() uint32 {
 		return compatExtAttr | compatDirIndex
 	}
 	return compatHasJournal | compatExtAttr | compatDirIndex
+}
+
+func (s *shape) incompat() uint32 {
+	f := uint32(incompatFiletype)
+	if s.modern {
+		f |= incompatMetaBG | incompatExtents | incompat64Bit | incompatFlexBG
+	}
+	if s.largeDir {
+		f |= incompatLargeDir
+	}
+	return f
+}
+
+func (s *shape) readOnlyCompat() uint32 {
+	if !s.modern {
+		return roSparseSuper | roLargeFile
+	}
+	return roSparseSuper | roLargeFile | roHugeFile | roDirNlink | roExtraIsize | roMetadataCsum
+}
+
+// reserved is the number of blocks kept for root.
+func (l *Layout) reserved() uint64 {
+	return uint64(float64(l.blocks) * l.params.ReservedPercent / 100)
 }
 
 // putSuperTimes writes the times, their bits 32 to 39 apart.
@@ -126,7 +160,7 @@ func (l *Layout) putSuperJournal(b []byte) {
 	}
 	le.PutUint32(b[0xe0:], journalInode) // s_journal_inum
 	b[0xfd] = journalBackup              // s_jnl_backup_type
-	root, _ := l.extentTree(&l.journal)
+	root := l.treeRoot(&l.journal)
 	copy(b[0x10c:], root[:])                                 // s_jnl_blocks: i_block
 	le.PutUint32(b[0x148:], uint32(l.journal.node.Size>>32)) // i_size_high
 	le.PutUint32(b[0x14c:], uint32(l.journal.node.Size))     // i_size
@@ -138,7 +172,7 @@ func (l *Layout) putJournal(b []byte) {
 	be := binary.BigEndian
 	be.PutUint32(b[0x00:], 0xc03b3998)           // h_magic
 	be.PutUint32(b[0x04:], 4)                    // h_blocktype: superblock v2
-	be.PutUint32(b[0x0c:], blockSize)            // s_blocksize
+	be.PutUint32(b[0x0c:], uint32(l.blockSize))  // s_blocksize
 	be.PutUint32(b[0x10:], l.journal.sizeBlocks) // s_maxlen
 	be.PutUint32(b[0x14:], 1)                    // s_first
 	be.PutUint32(b[0x18:], 1)                    // s_sequence
@@ -146,18 +180,35 @@ func (l *Layout) putJournal(b []byte) {
 	be.PutUint32(b[0x40:], 1)                    // s_nr_users
 }
 
-// putDescriptors writes the descriptors of one meta block group.
-func (l *Layout) putDescriptors(b []byte, meta uint64) {
-	var bitmap [blockSize]byte
-	first := meta * groupsPerMeta
-	for g := first; g < min(first+groupsPerMeta, l.groups.groups); g++ {
-		l.putDescriptor(b[(g-first)*descSize:][:descSize], g, &bitmap)
+// putDescriptors writes one block of descriptors.
+func (l *Layout) putDescriptors(b []byte, block uint64) {
+	bitmap := make([]byte, l.blockSize)
+	first := block * l.groupsPerMeta
+	for g := first; g < min(first+l.groupsPerMeta, l.groups.groups); g++ {
+		d := b[(g-first)*uint64(l.descSize):][:l.descSize]
+		if l.modern {
+			l.putDescriptor(d, g, bitmap)
+		} else {
+			l.putOldDescriptor(d, g, bitmap)
+		}
 	}
+}
+
+// putOldDescriptor writes struct ext4_group_desc as it was before 64bit and
+// checksums.
+func (l *Layout) putOldDescriptor(b []byte, g uint64, bitmap []byte) {
+	m := l.groups
+	le.PutUint32(b[0x00:], uint32(m.blockBitmapOf(g)))                           // bg_block_bitmap
+	le.PutUint32(b[0x04:], uint32(m.inodeBitmapOf(g)))                           // bg_inode_bitmap
+	le.PutUint32(b[0x08:], uint32(m.inodeTable[g]))                              // bg_inode_table
+	le.PutUint16(b[0x0c:], uint16(l.putBlockBitmap(bitmap, g)))                  // bg_free_blocks_count
+	le.PutUint16(b[0x0e:], uint16(m.inodesPerGroup-l.putInodeBitmap(bitmap, g))) // bg_free_inodes_count
+	le.PutUint16(b[0x10:], uint16(l.directoriesIn(g)))                           // bg_used_dirs_count
 }
 
 // putDescriptor writes struct ext4_group_desc, whose fields have low and high
 // halves.
-func (l *Layout) putDescriptor(b []byte, g uint64, bitmap *[blockSize]byte) {
+func (l *Layout) putDescriptor(b []byte, g uint64, bitmap []byte) {
 	m := l.groups
 	put32 := func(low, high int, v uint64) {
 		le.PutUint32(b[low:], uint32(v))
@@ -167,12 +218,12 @@ func (l *Layout) putDescriptor(b []byte, g uint64, bitmap *[blockSize]byte) {
 		le.PutUint16(b[low:], uint16(v))
 		le.PutUint16(b[high:], uint16(v>>16))
 	}
-	put32(0x00, 0x20, m.blockBitmapOf(g))             // bg_block_bitmap
-	put32(0x04, 0x24, m.inodeBitmapOf(g))             // bg_inode_bitmap
-	put32(0x08, 0x28, m.inodeTable[g])                // bg_inode_table
-	put16(0x0c, 0x2c, l.putBlockBitmap(bitmap[:], g)) // bg_free_blocks_count
-	put16(0x18, 0x38, crc32c(l.seed, bitmap[:]))      // bg_block_bitmap_csum
-	used := l.putInodeBitmap(bitmap[:], g)
+	put32(0x00, 0x20, m.blockBitmapOf(g))          // bg_block_bitmap
+	put32(0x04, 0x24, m.inodeBitmapOf(g))          // bg_inode_bitmap
+	put32(0x08, 0x28, m.inodeTable[g])             // bg_inode_table
+	put16(0x0c, 0x2c, l.putBlockBitmap(bitmap, g)) // bg_free_blocks_count
+	put16(0x18, 0x38, crc32c(l.seed, bitmap))      // bg_block_bitmap_csum
+	used := l.putInodeBitmap(bitmap, g)
 	put16(0x0e, 0x2e, m.inodesPerGroup-used)                       // bg_free_inodes_count
 	put16(0x10, 0x30, l.directoriesIn(g))                          // bg_used_dirs_count
 	put16(0x1c, 0x32, m.inodesPerGroup-used)                       // bg_itable_unused
@@ -203,9 +254,9 @@ func (l *Layout) putBlockBitmap(b []byte, g uint64) (free uint32) {
 	for i := range b {
 		b[i] = 0xff
 	}
-	first := g * blocksPerGroup
+	first := l.firstOf(g)
 	for _, r := range l.freeFrom(first) {
-		start, end := max(r.start, first), min(r.end, first+blocksPerGroup)
+		start, end := max(r.start, first), min(r.end, first+l.blocksPerGroup)
 		if start >= end {
 			break
 		}
@@ -257,10 +308,10 @@ func (l *Layout) putInodeBitmap(b []byte, g uint64) (used uint32) {
 
 // putInodes writes the k-th block of a group's inode table.
 func (l *Layout) putInodes(b []byte, g, k uint64) error {
-	first := g*uint64(l.groups.inodesPerGroup) + k*inodesPerBlock + 1
-	for i := range uint64(inodesPerBlock) {
+	first := g*uint64(l.groups.inodesPerGroup) + k*l.inodesPerBlock + 1
+	for i := range l.inodesPerBlock {
 		if ino := l.inode(first + i); ino != nil {
-			if err := l.putInode(b[i*inodeSize:][:inodeSize], ino); err != nil {
+			if err := l.putInode(b[i*uint64(l.inodeSize):][:l.inodeSize], ino); err != nil {
 				return err
 			}
 		}
@@ -273,9 +324,9 @@ func (l *Layout) putInode(b []byte, ino *inode) error {
 	n := ino.node
 	size := uint64(n.Size) + uint64(len(n.Target))
 	if ino.dir != noIndex {
-		size = uint64(ino.sizeBlocks) * blockSize
+		size = uint64(ino.sizeBlocks) * uint64(l.blockSize)
 	}
-	sectors := ino.blocks * (blockSize / 512)
+	sectors := ino.blocks * uint64(l.blockSize/512)
 	le.PutUint16(b[0x00:], fileModes[n.Type]|uint16(n.Mode)) // i_mode
 	le.PutUint16(b[0x02:], uint16(n.UID))                    // i_uid
 	le.PutUint32(b[0x04:], uint32(size))                     // i_size_lo
@@ -287,26 +338,34 @@ func (l *Layout) putInode(b []byte, ino *inode) error {
 	le.PutUint16(b[0x74:], uint16(sectors>>32))              // l_i_blocks_high
 	le.PutUint16(b[0x78:], uint16(n.UID>>16))                // l_i_uid_high
 	le.PutUint16(b[0x7a:], uint16(n.GID>>16))                // l_i_gid_high
-	le.PutUint16(b[0x80:], extraSize)                        // i_extra_isize
 	l.putTimes(b, n.MTime)
 	if ino.xattr != noIndex {
 		block := l.xattrs[ino.xattr].block
 		le.PutUint32(b[0x68:], uint32(block))     // i_file_acl_lo
 		le.PutUint16(b[0x76:], uint16(block>>32)) // l_i_file_acl_high
 	}
-	inline, _, err := splitXattrs(n)
+	inline, _, err := l.splitXattrs(n)
 	if err != nil {
 		return err
 	}
-	putInodeXattrs(b[128+extraSize:], inline)
+	if l.extraSize() > 0 {
+		le.PutUint16(b[0x80:], extraSize) // i_extra_isize
+		putInodeXattrs(b[oldInodeSize+extraSize:], inline)
+	}
+	if !l.modern {
+		return nil
+	}
 	sum := crc32c(l.inodeSeed(ino.number), b)
-	le.PutUint16(b[0x7c:], uint16(sum))     // l_i_checksum_lo
-	le.PutUint16(b[0x82:], uint16(sum>>16)) // i_checksum_hi
+	le.PutUint16(b[0x7c:], uint16(sum)) // l_i_checksum_lo
+	if l.extraSize() > 0 {
+		le.PutUint16(b[0x82:], uint16(sum>>16)) // i_checksum_hi
+	}
 	return nil
 }
 
 // putTimes writes the four times of an inode: seconds with two more bits, and
-// nanoseconds, in the extra field.
+// nanoseconds, in the extra field. An old inode has only seconds, and no time of
+// birth.
 func (l *Layout) putTimes(b []byte, mtime tree.Time) {
 	if !l.params.Time.IsZero() && mtime.Compare(l.stamp) > 0 {
 		mtime = l.stamp
@@ -321,6 +380,12 @@ func (l *Layout) putTimes(b []byte, mtime tree.Time) {
 		{0x90, 0x94, l.stamp}, // i_crtime
 	} {
 		low := int32(f.time.Sec)
+		if l.extraSize() == 0 {
+			if f.low < oldInodeSize {
+				le.PutUint32(b[f.low:], uint32(low))
+			}
+			continue
+		}
 		le.PutUint32(b[f.low:], uint32(low))
 		le.PutUint32(b[f.extra:], uint32((f.time.Sec-int64(low))>>32)|f.time.Nsec<<2)
 	}
@@ -344,12 +409,16 @@ func (l *Layout) putBlockField(b []byte, ino *inode) uint32 {
 			copy(b, n.Target)
 			return 0
 		}
-	default: // extents
+	default: // blocks
 	}
-	root, _ := l.extentTree(ino)
+	root := l.treeRoot(ino)
 	copy(b, root[:])
-	if ino.dir != noIndex && l.dirs[ino.dir].indexed {
-		return flagExtents | flagIndex
+	flags := uint32(0)
+	if l.modern {
+		flags = flagExtents
 	}
-	return flagExtents
+	if ino.dir != noIndex && l.dirs[ino.dir].indexed {
+		flags |= flagIndex
+	}
+	return flags
 }

@@ -17,7 +17,7 @@ type kind uint8
 
 const (
 	segSuper       kind = iota // owner: group
-	segDescriptors             // owner: meta block group
+	segDescriptors             // owner: first block of descriptors
 	segBlockBitmap             // owner: first group
 	segInodeBitmap             // owner: first group
 	segInodeTable              // owner: group
@@ -26,7 +26,7 @@ const (
 	segSymlink                 // owner: inode
 	segJournal                 // owner: noIndex
 	segData                    // owner: inode
-	segIndex                   // owner: inode, or noIndex for the journal; logical counts index blocks
+	segIndex                   // owner: inode, or noIndex for the journal; logical counts blocks of the extent tree or map
 )
 
 // segment is a run of blocks with one purpose.
@@ -45,6 +45,7 @@ const maxExtent = 1 << 15
 // modified while the layout is in use. A Layout is immutable: it may be written
 // any number of times, also concurrently.
 type Layout struct {
+	shape
 	params Params
 	stamp  tree.Time
 	seed   uint32 // of checksums, from the UUID
@@ -57,21 +58,26 @@ type Layout struct {
 	xattrs  []xattrBlock
 	data    map[uint32][]run // by index of inode: logical blocks of files with holes
 
-	groups     *groupMap
-	blocks     uint64
-	free       []run
-	freeBlocks uint64
-	segs       []segment // of files, ascending
-	meta       []segment // of groups, ascending
+	ratioInodes uint64 // by Params.InodeRatio, for the size in blocks
+	slack       uint64 // blocks, of the last fitting
+	groups      *groupMap
+	blocks      uint64
+	free        []run
+	freeBlocks  uint64
+	segs        []segment // of files, ascending
+	meta        []segment // of groups, ascending
 }
 
 // Plan computes the layout of a tree. Errors name the path and the limit; a
 // Params.Size that is too small gives a *[SizeError].
 func Plan(t *tree.Tree, p Params) (*Layout, error) {
 	if err := p.check(); err != nil {
-		return nil, fmt.Errorf("plan ext4: %w", err)
+		return nil, fmt.Errorf("plan %v: %w", p.Type, err)
 	}
-	l := &Layout{params: p, stamp: p.stamp(), seed: crc32c(math.MaxUint32, p.UUID[:]), hasher: newDirHasher(p.HashSeed)}
+	l := &Layout{
+		shape: newShape(&p), params: p, stamp: p.stamp(),
+		seed: crc32c(math.MaxUint32, p.UUID[:]), hasher: newDirHasher(p.HashSeed),
+	}
 	for _, step := range []func() error{
 		func() error { return l.collect(t) },
 		l.planXattrs,
@@ -80,7 +86,7 @@ func Plan(t *tree.Tree, p Params) (*Layout, error) {
 		l.fit,
 	} {
 		if err := step(); err != nil {
-			return nil, fmt.Errorf("plan ext4: %w", err)
+			return nil, fmt.Errorf("plan %v: %w", p.Type, err)
 		}
 	}
 	l.listMeta()
@@ -93,7 +99,7 @@ func (l *Layout) Size() int64 {
 	if l.params.Size != 0 {
 		return l.params.Size
 	}
-	return int64(l.blocks) * blockSize
+	return int64(l.blocks) * int64(l.blockSize)
 }
 
 // Summary says what the layout is like.
@@ -107,7 +113,10 @@ func (l *Layout) Summary() Summary {
 		Inodes:         int64(m.groups) * int64(m.inodesPerGroup),
 		UsedInodes:     int64(l.usedInodes()),
 		InodesPerGroup: int64(m.inodesPerGroup),
-		MaxSize:        math.MaxUint32 / int64(m.inodesPerGroup) * blocksPerGroup * blockSize,
+		MaxSize:        int64(l.maxGroups(uint64(m.inodesPerGroup)) * l.groupBytes()),
+		BlockSize:      int64(l.blockSize),
+		JournalSize:    int64(l.journal.sizeBlocks) * int64(l.blockSize),
+		KernelReserved: int64(l.reservedBlocks(l.blocks)) * int64(l.blockSize),
 		UUID:           fmt.Sprintf("%x-%x-%x-%x-%x", u[:4], u[4:6], u[6:8], u[8:10], u[10:]),
 	}
 }
@@ -128,7 +137,7 @@ func (l *Layout) inode(number uint64) *inode {
 	return nil
 }
 
-// planSizes counts the blocks of directories, slow symlinks and the journal.
+// planSizes counts the blocks of directories and slow symlinks.
 func (l *Layout) planSizes() error {
 	for i := range l.inodes {
 		ino := &l.inodes[i]
@@ -142,10 +151,6 @@ func (l *Layout) planSizes() error {
 		case len(ino.node.Target) >= fastSymlink:
 			ino.sizeBlocks = 1
 		}
-	}
-	if n := l.params.journalBlocks(); n > 0 {
-		node := &tree.Node{Path: "journal", Type: tree.Regular, Mode: 0o600, MTime: l.stamp, Size: int64(n) * blockSize}
-		l.journal = inode{node: node, number: journalInode, links: 1, dir: noIndex, xattr: noIndex, sizeBlocks: n}
 	}
 	return nil
 }
@@ -166,7 +171,7 @@ func (l *Layout) planHoles() error {
 	for range min(runtime.GOMAXPROCS(0), len(sparse)) {
 		wg.Go(func() {
 			for i := next.Add(1) - 1; i < int64(len(sparse)); i = next.Add(1) - 1 {
-				runs[i], errs[i] = dataRuns(l.inodes[sparse[i]].node)
+				runs[i], errs[i] = l.dataRuns(l.inodes[sparse[i]].node)
 			}
 		})
 	}
@@ -176,7 +181,7 @@ func (l *Layout) planHoles() error {
 		if errs[i] != nil {
 			return fmt.Errorf("%q: find holes: %w", l.inodes[index].node.Path, errs[i])
 		}
-		if whole := []run{{0, sizeInBlocks(l.inodes[index].node.Size)}}; !slices.Equal(runs[i], whole) {
+		if whole := []run{{0, l.sizeInBlocks(l.inodes[index].node.Size)}}; !slices.Equal(runs[i], whole) {
 			l.data[index] = runs[i]
 		}
 	}
@@ -184,7 +189,7 @@ func (l *Layout) planHoles() error {
 }
 
 // dataRuns rounds the data of a sparse content outwards to blocks.
-func dataRuns(n *tree.Node) ([]run, error) {
+func (s *shape) dataRuns(n *tree.Node) ([]run, error) {
 	sparse, ok := n.Content.(tree.Sparse)
 	if !ok {
 		return nil, nil
@@ -200,7 +205,7 @@ func dataRuns(n *tree.Node) ([]run, error) {
 			return nil, fmt.Errorf("data at %d, %d bytes, is out of order or beyond the size %d", e.Off, e.Len, n.Size)
 		}
 		end = e.Off + e.Len
-		r := run{uint64(e.Off) / blockSize, sizeInBlocks(end)}
+		r := run{uint64(e.Off) / uint64(s.blockSize), s.sizeInBlocks(end)}
 		switch k := len(runs) - 1; {
 		case e.Len == 0:
 		case k >= 0 && runs[k].end >= r.start:
@@ -212,131 +217,12 @@ func dataRuns(n *tree.Node) ([]run, error) {
 	return runs, nil
 }
 
-func sizeInBlocks(size int64) uint64 { return (uint64(size) + blockSize - 1) / blockSize }
-
 // runsOf returns the logical blocks of a regular file that hold data.
 func (l *Layout) runsOf(index uint32) []run {
 	if runs, ok := l.data[index]; ok {
 		return runs
 	}
-	return []run{{0, sizeInBlocks(l.inodes[index].node.Size)}}
-}
-
-// neededBlocks counts what files take, extent index blocks left out.
-func (l *Layout) neededBlocks() uint64 {
-	n := uint64(l.journal.sizeBlocks) + uint64(len(l.xattrs))
-	for i := range l.inodes {
-		n += uint64(l.inodes[i].sizeBlocks)
-		if l.inodes[i].node.Type == tree.Regular {
-			for _, r := range l.runsOf(uint32(i)) {
-				n += r.end - r.start
-			}
-		}
-	}
-	return n
-}
-
-// inodesPerGroup spreads the inodes over groups, whole blocks of them.
-func (l *Layout) inodesPerGroup(groups uint64) uint64 {
-	used, atLeast := uint64(l.usedInodes()), uint64(0)
-	want := max(used, uint64(l.params.Inodes))
-	if l.params.Inodes == 0 {
-		want, atLeast = used+max(spareInodes, used/16), defaultInodes
-	}
-	n := max((want+groups-1)/groups, atLeast)
-	return (n + inodesPerBlock - 1) / inodesPerBlock * inodesPerBlock
-}
-
-// fit chooses the number of groups and blocks and places everything.
-func (l *Layout) fit() error {
-	if l.params.Size == 0 {
-		return l.fitMinimal(sizeInBlocks(l.params.Slack))
-	}
-	if l.fitExact(uint64(l.params.Size) / blockSize) {
-		return nil
-	}
-	size := l.params.Size
-	if err := l.fitMinimal(0); err != nil {
-		return err
-	}
-	return &SizeError{Size: size, Missing: max(int64(l.blocks)*blockSize-size, blockSize)}
-}
-
-// fitMinimal tries numbers of groups, beginning with one that is hardly too
-// large.
-func (l *Layout) fitMinimal(slack uint64) error {
-	need := l.neededBlocks() + slack
-	groups := max(1, need/(blocksPerGroup-2), uint64(l.usedInodes())/maxInodesGroup)
-	for ; l.inodesPerGroup(groups)*groups <= math.MaxUint32; groups++ {
-		perGroup := l.inodesPerGroup(groups)
-		if perGroup > maxInodesGroup || groups*(2+perGroup/inodesPerBlock)+need > groups*blocksPerGroup {
-			continue
-		}
-		m, ok := newGroupMap(groups, uint32(perGroup), groups*blocksPerGroup)
-		if !ok {
-			continue
-		}
-		a, ok := l.place(m)
-		if !ok {
-			continue
-		}
-		if end, ok := l.endWith(a, slack); ok {
-			l.settle(m, a, end)
-			return nil
-		}
-	}
-	return fmt.Errorf("%d blocks and %d inodes need more inode numbers than there are", need, l.usedInodes())
-}
-
-// endWith returns the end at which slack is free, and what the kernel reserves
-// if that is asked for.
-func (l *Layout) endWith(a *arena, slack uint64) (end uint64, ok bool) {
-	want := slack
-	for {
-		end, ok = a.endWith(want)
-		if !ok || !l.params.KernelReserve || slack+reservedBlocks(end) <= want {
-			return end, ok
-		}
-		want = slack + reservedBlocks(end)
-	}
-}
-
-// fitExact fills a given number of blocks. Like mke2fs it leaves a last group
-// unused that has hardly room for its own bookkeeping.
-func (l *Layout) fitExact(blocks uint64) bool {
-	groups := (blocks + blocksPerGroup - 1) / blocksPerGroup
-	if rest := blocks % blocksPerGroup; groups > 1 && rest > 0 {
-		if rest < headBlocks(groups-1)+2+l.inodesPerGroup(groups)/inodesPerBlock+50 {
-			groups--
-			blocks -= rest
-		}
-	}
-	perGroup := l.inodesPerGroup(groups)
-	if perGroup > maxInodesGroup || perGroup*groups > math.MaxUint32 {
-		return false
-	}
-	m, ok := newGroupMap(groups, uint32(perGroup), blocks)
-	if !ok {
-		return false
-	}
-	a, ok := l.place(m)
-	if ok {
-		l.settle(m, a, blocks)
-	}
-	return ok
-}
-
-// settle fixes the result of a successful placement.
-func (l *Layout) settle(m *groupMap, a *arena, blocks uint64) {
-	l.groups, l.blocks = m, blocks
-	for _, r := range a.free {
-		if r.end = min(r.end, blocks); r.start < r.end {
-			l.free = append(l.free, r)
-			l.freeBlocks += r.end - r.start
-		}
-	}
-	l.free = slices.Clip(l.free)
-	m.free = nil
+	return []run{{0, l.sizeInBlocks(l.inodes[index].node.Size)}}
 }
 
 // place gives every file its blocks: directories, xattrs and symlinks first,
@@ -392,7 +278,7 @@ func (l *Layout) placeFile(a *arena, ino *inode, owner uint32, k kind, runs []ru
 	}
 	ino.dataSegs = uint32(len(l.segs)) - ino.segs
 	logical, k = 0, segIndex
-	a.take(indexBlocks(uint64(ino.dataSegs)), maxExtent, add)
+	a.take(l.treeBlocks(runs, uint64(ino.dataSegs)), maxExtent, add)
 	ino.indexSegs = uint32(len(l.segs)) - ino.segs - ino.dataSegs
 }
 
@@ -400,19 +286,21 @@ func (l *Layout) placeFile(a *arena, ino *inode, owner uint32, k kind, runs []ru
 func (l *Layout) listMeta() {
 	m, used := l.groups, uint64(l.usedInodes())
 	for g := range m.groups {
-		first := g * blocksPerGroup
+		first := l.firstOf(g)
 		if hasSuper(g) {
 			l.meta = append(l.meta, segment{first, 1, 0, uint32(g), segSuper})
 			first++
 		}
-		if hasDescriptors(g) {
-			l.meta = append(l.meta, segment{first, 1, 0, uint32(g / groupsPerMeta), segDescriptors})
+		if k, n := m.descriptors(g); n > 0 {
+			l.meta = append(l.meta, segment{first, uint32(n), 0, uint32(k), segDescriptors})
 		}
 		if firstNumber := g * uint64(m.inodesPerGroup); firstNumber < used {
-			n := min(m.tableBlocks(), (used-firstNumber+inodesPerBlock-1)/inodesPerBlock)
+			n := min(m.table(), (used-firstNumber+l.inodesPerBlock-1)/l.inodesPerBlock)
 			l.meta = append(l.meta,
 				segment{m.inodeBitmapOf(g), 1, 0, uint32(g), segInodeBitmap},
 				segment{m.inodeTable[g], uint32(n), 0, uint32(g), segInodeTable})
+		} else if !l.modern { // without checksums no flag says that the bitmap is not there
+			l.meta = append(l.meta, segment{m.inodeBitmapOf(g), 1, 0, uint32(g), segInodeBitmap})
 		}
 		l.meta = append(l.meta, segment{m.blockBitmapOf(g), 1, 0, uint32(g), segBlockBitmap})
 	}

@@ -11,9 +11,8 @@ import (
 
 // Sizes of the pipeline that fills buffers ahead of the one writer.
 const (
-	chunkSize    = 256 << 10 // of a buffer, whole blocks
-	chunkBlocks  = chunkSize / blockSize
-	workerChunks = 4 // buffers of one worker
+	chunkSize    = 256 << 10 // of a buffer, whole blocks of any size
+	workerChunks = 4         // buffers of one worker
 	maxWorkers   = 8
 )
 
@@ -70,7 +69,7 @@ type pipeline struct {
 func (p *pipeline) feed(ctx context.Context) {
 	defer close(p.order)
 	defer close(p.todo)
-	segs, meta := p.l.segs, p.l.meta
+	segs, meta, chunkBlocks := p.l.segs, p.l.meta, uint32(chunkSize/p.l.blockSize)
 	for len(segs) > 0 || len(meta) > 0 {
 		n, blocks := 0, uint32(0)
 		for n < len(segs) && (blocks < chunkBlocks || sameOwner(segs[n-1], segs[n])) {
@@ -135,7 +134,7 @@ func (p *pipeline) drain(ctx context.Context, w io.WriterAt) error {
 func (p *pipeline) work(ctx context.Context) {
 	f := &filler{l: p.l, done: ctx.Done(), free: make(chan []byte, workerChunks)}
 	for range workerChunks {
-		f.free <- make([]byte, chunkSize+blockSize)[:0] // room to look one byte beyond a file
+		f.free <- make([]byte, chunkSize+maxBlockSize)[:0] // room to look one byte beyond a file
 	}
 	for j := range p.todo {
 		err := f.run(j)
@@ -158,9 +157,10 @@ type filler struct {
 	buf    []byte // the current chunk, nil before the first block
 	offset int64  // of buf
 
-	file  fileReader
-	dir   *dirWriter
-	index [][]byte // blocks of the current extent tree
+	file     fileReader
+	dir      *dirWriter
+	index    [][]byte  // blocks of the current extent tree
+	blockMap *blockMap // the current one
 }
 
 // run merges the job's segments and metadata by position.
@@ -203,7 +203,7 @@ func (f *filler) segment(s segment) error {
 			return err
 		}
 		if s.kind <= segInodeTable && allZero(b) {
-			f.buf = f.buf[:len(f.buf)-blockSize]
+			f.buf = f.buf[:len(f.buf)-f.l.blockSize]
 		}
 	}
 	return nil
@@ -214,12 +214,12 @@ func (f *filler) fill(b []byte, s segment, i uint32) error {
 	l := f.l
 	switch s.kind {
 	case segSuper:
-		if s.owner == 0 {
+		if s.owner == 0 && l.firstBlock == 0 {
 			b = b[superOffset:]
 		}
 		l.putSuper(b[:superSize], uint64(s.owner))
 	case segDescriptors:
-		l.putDescriptors(b, uint64(s.owner))
+		l.putDescriptors(b, uint64(s.owner)+uint64(i))
 	case segBlockBitmap:
 		l.putBlockBitmap(b, uint64(s.owner))
 	case segInodeBitmap:
@@ -238,13 +238,25 @@ func (f *filler) fill(b []byte, s segment, i uint32) error {
 	case segJournal:
 		l.putJournal(b)
 	case segIndex:
-		if s.logical+i == 0 {
-			_, f.index = l.extentTree(l.fileOf(s))
-		}
-		copy(b, f.index[s.logical+i])
+		f.treeBlock(b, l.fileOf(s), s.logical+i)
 	case segData:
 	}
 	return nil
+}
+
+// treeBlock makes the k-th block of a file's extent tree or block map.
+func (f *filler) treeBlock(b []byte, ino *inode, k uint32) {
+	switch {
+	case !f.l.modern && k == 0:
+		f.blockMap = f.l.newBlockMap(ino)
+	case f.l.modern && k == 0:
+		_, f.index = f.l.extentTree(ino)
+	}
+	if f.l.modern {
+		copy(b, f.index[k])
+	} else {
+		f.blockMap.block(b, k)
+	}
 }
 
 func allZero(b []byte) bool {
@@ -259,7 +271,7 @@ func allZero(b []byte) bool {
 // at makes block the next one of the current chunk: it starts a new chunk when
 // the block does not follow or there is no room.
 func (f *filler) at(block uint64) error {
-	offset := int64(block) * blockSize
+	offset := int64(block) * int64(f.l.blockSize)
 	if f.buf != nil && len(f.buf) < chunkSize && (offset == f.offset+int64(len(f.buf))) {
 		return nil
 	}
@@ -281,7 +293,7 @@ func (f *filler) block(number uint64) ([]byte, error) {
 		return nil, err
 	}
 	n := len(f.buf)
-	f.buf = f.buf[:n+blockSize]
+	f.buf = f.buf[:n+f.l.blockSize]
 	b := f.buf[n:]
 	clear(b)
 	return b, nil
@@ -301,8 +313,9 @@ func (f *filler) data(s segment) error {
 	if err := f.file.open(ino); err != nil {
 		return fmt.Errorf("%q: %w", ino.node.Path, err)
 	}
-	from := int64(s.logical) * blockSize
-	to := min(from+int64(s.count)*blockSize, ino.node.Size)
+	size := int64(f.l.blockSize)
+	from := int64(s.logical) * size
+	to := min(from+int64(s.count)*size, ino.node.Size)
 	block := s.start
 	for from < to {
 		if err := f.at(block); err != nil {
@@ -313,11 +326,11 @@ func (f *filler) data(s segment) error {
 		if err := f.file.read(f.buf[n:n+k+1], from); err != nil {
 			return fmt.Errorf("%q: %w", ino.node.Path, err)
 		}
-		end := (n + k + blockSize - 1) / blockSize * blockSize
+		end := int(f.l.sizeInBlocks(int64(n+k)) * uint64(size))
 		f.buf = f.buf[:end]
 		clear(f.buf[n+k:])
 		from += int64(k)
-		block += uint64(end-n) / blockSize
+		block += uint64(end-n) / uint64(size)
 	}
 	return nil
 }

@@ -13,17 +13,26 @@ import (
 
 // Sizes and constants of xattrs (section "Extended Attributes").
 const (
-	xattrMagic      = 0xea020000
-	xattrEntrySize  = 16 // of an entry without its name
-	xattrBlockHead  = 32
-	xattrInodeHead  = 4
-	xattrEnd        = 4                              // zero bytes that end the entries
-	extraSize       = 32                             // i_extra_isize
-	xattrInodeSpace = inodeSize - 128 - extraSize    // header included
-	xattrMaxRefs    = 1024                           // sharers of a block
-	xattrBlockRoom  = blockSize - xattrBlockHead - 4 // entries and values
-	xattrInodeRoom  = xattrInodeSpace - xattrInodeHead - 4
+	xattrMagic     = 0xea020000
+	xattrEntrySize = 16 // of an entry without its name
+	xattrBlockHead = 32
+	xattrInodeHead = 4
+	xattrEnd       = 4    // zero bytes that end the entries
+	extraSize      = 32   // i_extra_isize
+	xattrMaxRefs   = 1024 // sharers of a block
 )
+
+// xattrBlockRoom is what a block has for entries and values.
+func (s *shape) xattrBlockRoom() int { return s.blockSize - xattrBlockHead - xattrEnd }
+
+// xattrInodeRoom is what an inode has for them. That of ext2 has none: Linux's
+// own ext2 driver does not look there.
+func (s *shape) xattrInodeRoom() int {
+	if s.kind == Ext2 || s.inodeSize == oldInodeSize {
+		return 0
+	}
+	return s.inodeSize - oldInodeSize - extraSize - xattrInodeHead - xattrEnd
+}
 
 // xattrNamespaces are the prefixes that the format abbreviates. The ACLs are
 // whole names.
@@ -121,7 +130,7 @@ func diskACL(v []byte) ([]byte, error) {
 // splitXattrs decides where the attributes of a node go: all in the inode if
 // they fit; else all in a block; else as many as fit in the inode, the others
 // in a block.
-func splitXattrs(n *tree.Node) (inode, block []xattr, err error) {
+func (s *shape) splitXattrs(n *tree.Node) (inode, block []xattr, err error) {
 	if len(n.Xattrs) == 0 {
 		return nil, nil, nil
 	}
@@ -137,28 +146,28 @@ func splitXattrs(n *tree.Node) (inode, block []xattr, err error) {
 		return cmp.Or(cmp.Compare(a.index, b.index), cmp.Compare(len(a.name), len(b.name)), strings.Compare(a.name, b.name))
 	})
 	switch {
-	case size <= xattrInodeRoom:
+	case size <= s.xattrInodeRoom():
 		return all, nil, nil
-	case size <= xattrBlockRoom:
+	case size <= s.xattrBlockRoom():
 		return nil, all, nil
 	}
-	return overflowXattrs(all, size)
+	return s.overflowXattrs(all, size)
 }
 
-func overflowXattrs(all []xattr, size int) (inode, block []xattr, err error) {
-	room := xattrInodeRoom
+func (s *shape) overflowXattrs(all []xattr, size int) (inode, block []xattr, err error) {
+	room, most := s.xattrInodeRoom(), s.xattrBlockRoom()
 	for _, x := range all {
-		if s := x.size(); s <= room && size > xattrBlockRoom {
+		if n := x.size(); n <= room && size > most {
 			inode = append(inode, x)
-			room -= s
-			size -= s
+			room -= n
+			size -= n
 		} else {
 			block = append(block, x)
 		}
 	}
-	if size > xattrBlockRoom {
+	if size > most {
 		return nil, nil, fmt.Errorf("xattrs are %d bytes too large, the limit is %d in the inode and %d in a block",
-			size-xattrBlockRoom, xattrInodeRoom, xattrBlockRoom)
+			size-most, s.xattrInodeRoom(), most)
 	}
 	return inode, block, nil
 }
@@ -167,18 +176,19 @@ func overflowXattrs(all []xattr, size int) (inode, block []xattr, err error) {
 // share one.
 func (l *Layout) planXattrs() error {
 	shared := map[[32]byte]uint32{}
+	b := make([]byte, l.blockSize)
 	for i := range l.inodes {
 		ino := &l.inodes[i]
-		_, block, err := splitXattrs(ino.node)
+		_, block, err := l.splitXattrs(ino.node)
 		if err != nil {
 			return fmt.Errorf("%q: %w", ino.node.Path, err)
 		}
 		if block == nil {
 			continue
 		}
-		var b [blockSize]byte
-		putXattrBlock(b[:], block)
-		key := sha256.Sum256(b[:])
+		clear(b)
+		putXattrBlock(b, block)
+		key := sha256.Sum256(b)
 		k, ok := shared[key]
 		if !ok || l.xattrs[k].refs == xattrMaxRefs {
 			k = uint32(len(l.xattrs))
@@ -237,12 +247,15 @@ func putXattrBlock(b []byte, list []xattr) {
 
 // xattrBlockAt fills b, which is zero, with a shared block.
 func (l *Layout) xattrBlockAt(b []byte, x *xattrBlock) error {
-	_, list, err := splitXattrs(l.inodes[x.inode].node)
+	_, list, err := l.splitXattrs(l.inodes[x.inode].node)
 	if err != nil {
 		return err
 	}
 	putXattrBlock(b, list)
 	le.PutUint32(b[4:], x.refs) // h_refcount
+	if !l.modern {
+		return nil
+	}
 	var number [8]byte
 	le.PutUint64(number[:], x.block)
 	le.PutUint32(b[16:], crc32c(crc32c(l.seed, number[:]), b)) // h_checksum
