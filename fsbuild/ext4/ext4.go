@@ -1,5 +1,6 @@
 // Package ext4 writes ext4 file systems from a tree, in one pass and without
-// privileges.
+// privileges, and reads those that others made, ext2 and ext3 included: see
+// [Reader]. What follows is about writing.
 //
 // [Plan] computes the whole layout from metadata: every inode, every block of
 // every file, and the size. [Layout.Write] then emits the image with strictly
@@ -26,7 +27,7 @@
 // # What is not
 //
 // Other block sizes, inline data, large_dir, ea_inode, quotas, encryption and
-// verity are not written, and the package does not read file systems.
+// verity are not written.
 //
 // Times from 2310-04-04 to 2378-04-22 are stored as the format defines them,
 // but e2fsck before 2242 takes them for damaged times before 1970.
