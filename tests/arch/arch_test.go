@@ -31,6 +31,7 @@ reproducibility/store:  golang.org/x/sys
 fsbuild/tree/dir:       fsbuild/tree golang.org/x/sys
 fsbuild/internal/fstest: fsbuild/tree
 fsbuild/ext4:           fsbuild/tree
+fsbuild/vfat:           fsbuild/tree
 fsbuild/partition:
 fsbuild/grub:
 fsbuild/qcow2:          github.com/klauspost/compress
