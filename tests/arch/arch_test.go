@@ -32,6 +32,7 @@ fsbuild/tree/dir:       fsbuild/tree golang.org/x/sys
 fsbuild/internal/fstest: fsbuild/tree
 fsbuild/ext4:           fsbuild/tree
 fsbuild/swap:
+fsbuild/vfat:           fsbuild/tree
 fsbuild/partition:
 fsbuild/grub:
 fsbuild/qcow2:          github.com/klauspost/compress
