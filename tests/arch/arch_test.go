@@ -30,7 +30,9 @@ sandbox/idmap:
 reproducibility/store:  golang.org/x/sys
 fsbuild/tree/dir:       fsbuild/tree golang.org/x/sys
 fsbuild/internal/fstest: fsbuild/tree
+fsbuild/internal/contents: fsbuild/tree
 fsbuild/ext4:           fsbuild/tree
+fsbuild/cpio:           fsbuild/internal/contents fsbuild/tree
 fsbuild/partition:
 fsbuild/grub:
 fsbuild/qcow2:          github.com/klauspost/compress
