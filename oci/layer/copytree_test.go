@@ -14,6 +14,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"cairn/fsbuild/tar/entry"
 )
 
 // must stops the test at the first error.
@@ -53,7 +55,7 @@ func oddTree(t testing.TB) string {
 		unix.Setxattr(at("d/su"), "user.long", []byte(strings.Repeat("v", 1000)), 0),
 		unix.Setxattr(at("d"), "user.empty", nil, 0),
 		unix.Setxattr(at("big"), capability, []byte("\x01\x00\x00\x02\x00\x20"+strings.Repeat("\x00", 14)), 0),
-		unix.Setxattr(at("acl"), aclDefault, acl{{aclUserObj, 7, aclNoID}, {aclUser, 7, 33}, {aclGroupObj, 5, aclNoID}, {aclMask, 7, aclNoID}, {aclOther, 0, aclNoID}}.encode(), 0),
+		unix.Setxattr(at("acl"), aclDefault, entry.ACL{{Tag: entry.ACLUserObj, Perm: 7, ID: entry.ACLNoID}, {Tag: entry.ACLUser, Perm: 7, ID: 33}, {Tag: entry.ACLGroupObj, Perm: 5, ID: entry.ACLNoID}, {Tag: entry.ACLMask, Perm: 7, ID: entry.ACLNoID}, {Tag: entry.ACLOther, Perm: 0, ID: entry.ACLNoID}}.Encode(), 0),
 		os.WriteFile(at("acl/inherits"), nil, 0o644),
 		os.Mkdir(at("acl/plain"), 0o755),
 		unix.Removexattr(at("acl/plain"), aclDefault),

@@ -35,6 +35,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cairn/fsbuild/tar/entry"
 	"cairn/fsbuild/tree"
 )
 
@@ -65,42 +66,18 @@ type Options struct {
 }
 
 // Limits bound one archive. A field that is zero stands for its default.
-type Limits struct {
-	Entries    int   // entries; 2,000,000
-	NameBytes  int   // length of one name or link target; 4095, Linux's PATH_MAX
-	Depth      int   // components of one name; 512
-	XattrBytes int   // length of one attribute's value; 65536, Linux's XATTR_SIZE_MAX
-	Devices    int   // device nodes; 10,000
-	TotalBytes int64 // sizes of all files, holes included; 256 GiB
-}
-
-func (l Limits) filled() Limits {
-	set := func(v *int, to int) {
-		if *v == 0 {
-			*v = to
-		}
-	}
-	set(&l.Entries, 2_000_000)
-	set(&l.NameBytes, 4095)
-	set(&l.Depth, 512)
-	set(&l.XattrBytes, 65536)
-	set(&l.Devices, 10_000)
-	if l.TotalBytes == 0 {
-		l.TotalBytes = 256 << 30
-	}
-	return l
-}
+type Limits = entry.Limits
 
 // Errors that an [EntryError] may wrap, besides those of the operating system
 // and of archive/tar.
 var (
 	// ErrUnsafe means that the entry is one that only an attacker or a broken
 	// program writes, such as a name with "..".
-	ErrUnsafe = errors.New("unsafe entry")
+	ErrUnsafe = entry.ErrUnsafe
 	// ErrLimit means that the archive exceeds one of the [Limits].
-	ErrLimit = errors.New("limit exceeded")
+	ErrLimit = entry.ErrLimit
 	// ErrUnsupported means that a directory tree cannot hold the entry.
-	ErrUnsupported = errors.New("unsupported entry")
+	ErrUnsupported = entry.ErrUnsupported
 )
 
 // EntryError is the error of one entry. The root then holds a part of the
@@ -126,7 +103,7 @@ func Unpack(ctx context.Context, root string, r io.Reader, o Options) (Ledger, e
 		return nil, fmt.Errorf("open root of layer: %s: %w", root, err)
 	}
 	defer closeFD(rootfd)
-	o.Limits = o.Limits.filled()
+	o.Limits = o.Limits.Filled()
 	u := &unpacker{o: o, ledger: newLedger(o.Ledger), buf: make([]byte, 1<<20)}
 	if o.Whiteouts {
 		u.upper = map[string]struct{}{}
@@ -182,7 +159,7 @@ func (u *unpacker) entry(ctx context.Context, h *tar.Header, r io.Reader) error 
 	if u.entries++; u.entries > u.o.Limits.Entries {
 		return fmt.Errorf("%w: more than %d entries", ErrLimit, u.o.Limits.Entries)
 	}
-	name, err := u.o.Limits.clean(h.Name)
+	name, err := u.o.Limits.Clean(h.Name)
 	if err != nil {
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cairn/fsbuild/tar/entry"
 	"cairn/fsbuild/tree"
 )
 
@@ -24,15 +25,15 @@ type metadata struct {
 type owner struct{ uid, gid uint32 }
 
 func (u *unpacker) metadata(h *tar.Header) (metadata, error) {
-	uid, err := checkID(int64(h.Uid))
+	uid, err := entry.ID(int64(h.Uid))
 	if err != nil {
 		return metadata{}, err
 	}
-	gid, err := checkID(int64(h.Gid))
+	gid, err := entry.ID(int64(h.Gid))
 	if err != nil {
 		return metadata{}, err
 	}
-	xattrs, err := parseXattrs(h.PAXRecords, u.o.Limits.XattrBytes)
+	xattrs, err := entry.Xattrs(h.PAXRecords, entry.KeepXattr, u.o.Limits.XattrBytes)
 	if err != nil {
 		return metadata{}, err
 	}
@@ -42,14 +43,6 @@ func (u *unpacker) metadata(h *tar.Header) (metadata, error) {
 		mtime:  clampTime(h.ModTime),
 		xattrs: xattrs,
 	}, nil
-}
-
-// checkID refuses what is no id: below zero, or (uid_t)-1 and above.
-func checkID(id int64) (uint32, error) {
-	if id < 0 || id >= math.MaxUint32 {
-		return 0, fmt.Errorf("%w: user or group %d", ErrUnsafe, id)
-	}
-	return uint32(id), nil
 }
 
 // The seconds that ext4 can hold with large inodes.

@@ -6,30 +6,6 @@ import (
 	"strings"
 )
 
-// clean turns a name of the archive into a clean relative path, "." for the
-// root. A leading slash is taken off; ".." is refused wherever it stands.
-func (l Limits) clean(name string) (string, error) {
-	if len(name) > l.NameBytes {
-		return "", fmt.Errorf("%w: a name of %d bytes", ErrLimit, len(name))
-	}
-	if strings.IndexByte(name, 0) >= 0 {
-		return "", fmt.Errorf("%w: NUL in the name", ErrUnsafe)
-	}
-	for rest, c := name, ""; rest != ""; {
-		if c, rest, _ = strings.Cut(rest, "/"); c == ".." {
-			return "", fmt.Errorf("%w: .. in the name", ErrUnsafe)
-		}
-	}
-	p := path.Clean("/" + name)[1:]
-	if p == "" {
-		return ".", nil
-	}
-	if n := strings.Count(p, "/") + 1; n > l.Depth {
-		return "", fmt.Errorf("%w: a name of %d components", ErrLimit, n)
-	}
-	return p, nil
-}
-
 const (
 	whiteoutPrefix = ".wh."
 	opaqueName     = ".wh..wh..opq"

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cairn/fsbuild/tar/entry"
 	"cairn/fsbuild/tree"
 )
 
@@ -81,7 +82,7 @@ func (u *unpacker) regular(ctx context.Context, p place, m metadata, h *tar.Head
 
 // fill copies the data of an entry; the holes of a sparse one stay holes.
 func (u *unpacker) fill(ctx context.Context, fd int, h *tar.Header, r io.Reader) error {
-	sparse := isSparse(h)
+	sparse := entry.IsSparse(h)
 	for off := int64(0); off < h.Size; {
 		if err := ctx.Err(); err != nil {
 			return err
@@ -108,18 +109,6 @@ func (u *unpacker) fill(ctx context.Context, fd int, h *tar.Header, r io.Reader)
 		return fmt.Errorf("set size: %w", err)
 	}
 	return nil
-}
-
-func isSparse(h *tar.Header) bool {
-	if h.Typeflag == tar.TypeGNUSparse {
-		return true
-	}
-	for _, key := range []string{"GNU.sparse.major", "GNU.sparse.map", "GNU.sparse.size"} {
-		if _, ok := h.PAXRecords[key]; ok {
-			return true
-		}
-	}
-	return false
 }
 
 // writeAll writes b at off.
@@ -281,7 +270,7 @@ func (u *unpacker) fifo(p place, m metadata) error {
 // link makes another name for a file that the tree has. The target is a name
 // of the archive and resolved inside the root; a symlink itself is linked.
 func (u *unpacker) link(p place, linkname string) error {
-	target, err := u.o.Limits.clean(linkname)
+	target, err := u.o.Limits.Clean(linkname)
 	if err != nil {
 		return fmt.Errorf("hard link target: %w", err)
 	}
@@ -330,20 +319,16 @@ func (u *unpacker) linkDevice(from, to place) error {
 
 // device puts a device node in the ledger.
 func (u *unpacker) device(p place, m metadata, h *tar.Header) error {
-	major, minor := h.Devmajor, h.Devminor
 	n := tree.Node{
 		Path: p.path, Type: tree.CharDevice, Mode: m.mode, UID: m.owner.uid, GID: m.owner.gid,
 		MTime: tree.Time{Sec: m.mtime.Sec, Nsec: uint32(m.mtime.Nsec)}, Xattrs: m.xattrs,
-		Major: uint32(major), Minor: uint32(minor),
+		Major: uint32(h.Devmajor), Minor: uint32(h.Devminor),
 	}
 	if h.Typeflag == tar.TypeBlock {
 		n.Type = tree.BlockDevice
 	}
-	switch {
-	case major < 0 || major >= 1<<12 || minor < 0 || minor >= 1<<20: // Linux's dev_t
-		return fmt.Errorf("%w: device %d:%d", ErrUnsupported, major, minor)
-	case n.Type == tree.CharDevice && major == 0 && minor == 0:
-		return fmt.Errorf("%w: character device 0:0, which overlayfs takes for a whiteout", ErrUnsafe)
+	if err := entry.CheckDevice(h); err != nil {
+		return err
 	}
 	return u.record(p, n)
 }

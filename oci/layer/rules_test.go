@@ -17,6 +17,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
+
+	"cairn/fsbuild/tar/entry"
 )
 
 func char(name string) ent {
@@ -139,15 +141,15 @@ func TestAttributes(t *testing.T) {
 		return e.with(func(h *tar.Header) { h.PAXRecords = map[string]string{key: value} })
 	}
 	named := func(shift uint32) string {
-		a := acl{{aclUserObj, 6, aclNoID}, {aclUser, 7, 33 + shift}, {aclGroupObj, 4, aclNoID}, {aclGroup, 5, 50 + shift}, {aclMask, 7, aclNoID}, {aclOther, 0, aclNoID}}
-		return fmt.Sprintf("%x", a.encode())
+		a := entry.ACL{{Tag: entry.ACLUserObj, Perm: 6, ID: entry.ACLNoID}, {Tag: entry.ACLUser, Perm: 7, ID: 33 + shift}, {Tag: entry.ACLGroupObj, Perm: 4, ID: entry.ACLNoID}, {Tag: entry.ACLGroup, Perm: 5, ID: 50 + shift}, {Tag: entry.ACLMask, Perm: 7, ID: entry.ACLNoID}, {Tag: entry.ACLOther, Perm: 0, ID: entry.ACLNoID}}
+		return fmt.Sprintf("%x", a.Encode())
 	}
 	entries := []ent{
 		reg("cap2", "").xattr(capability, v2),
 		reg("cap3", "").xattr(capability, v3),
 		aclText(reg("gnu", ""), "SCHILY.acl.access", "user::rw-\nuser:33:rwx\ngroup::r--\ngroup:50:r-x\nmask::rwx\nother::---\n"),
 		aclText(reg("star", ""), "SCHILY.acl.access", "user::rw-,user:www-data:rwx:33,group::r--,group:staff:r-x:50,mask::rwx,other::---"),
-		reg("binary", "").xattr(aclAccess, string(acl{{aclUserObj, 6, 0}, {aclUser, 7, 33}, {aclGroupObj, 4, 0}, {aclGroup, 5, 50}, {aclMask, 7, 0}, {aclOther, 0, 0}}.encode())),
+		reg("binary", "").xattr(aclAccess, string(entry.ACL{{Tag: entry.ACLUserObj, Perm: 6, ID: 0}, {Tag: entry.ACLUser, Perm: 7, ID: 33}, {Tag: entry.ACLGroupObj, Perm: 4, ID: 0}, {Tag: entry.ACLGroup, Perm: 5, ID: 50}, {Tag: entry.ACLMask, Perm: 7, ID: 0}, {Tag: entry.ACLOther, Perm: 0, ID: 0}}.Encode())),
 		aclText(folder("default"), "SCHILY.acl.default", "user::rw-,user:33:rwx,group::r--,group:50:r-x,mask::rwx,other::---"),
 		reg("default/file", ""), folder("default/dir"), reg("default/implied/file", ""),
 		reg("user", "").xattr("user.a", "1").xattr("user.b", "=").xattr("security.selinux", "s").xattr("trusted.x", "t").xattr("security.ima", "i"),

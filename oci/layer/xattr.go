@@ -9,110 +9,22 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cairn/fsbuild/tar/entry"
 	"cairn/fsbuild/tree"
 )
 
 const (
-	aclAccess  = "system.posix_acl_access"
-	aclDefault = "system.posix_acl_default"
-	capability = "security.capability"
+	aclAccess  = entry.ACLAccess
+	aclDefault = entry.ACLDefault
+	capability = entry.Capability
 )
 
-// keepXattr reports whether an attribute belongs to an image. user.overlay.*
-// and user.rootlesscontainers would be taken for the bookkeeping of overlayfs
-// (mount option userxattr) and of rootless runtimes.
-func keepXattr(name string) bool {
-	switch name {
-	case aclAccess, aclDefault, capability:
-		return true
-	case "user.rootlesscontainers":
-		return false
-	}
-	return strings.HasPrefix(name, "user.") && !strings.HasPrefix(name, "user.overlay.")
-}
-
-// parseXattrs returns the attributes in an entry's PAX records: SCHILY.xattr.*
-// as star, GNU tar and every OCI tool write them, and the texts SCHILY.acl.*
-// of star, GNU tar and libarchive. An ACL in both forms is taken in binary.
-func parseXattrs(records map[string]string, limit int) ([]tree.Xattr, error) {
-	found := map[string][]byte{}
-	for key, value := range records {
-		name, ok := strings.CutPrefix(key, "SCHILY.xattr.")
-		if !ok || !keepXattr(name) {
-			continue
-		}
-		if len(value) > limit {
-			return nil, fmt.Errorf("%w: attribute %q of %d bytes", ErrLimit, name, len(value))
-		}
-		v, err := checkXattr(name, []byte(value))
-		if err != nil {
-			return nil, fmt.Errorf("attribute %q: %w", name, err)
-		}
-		found[name] = v
-	}
-	for _, a := range []struct{ key, name string }{{"SCHILY.acl.access", aclAccess}, {"SCHILY.acl.default", aclDefault}} {
-		if _, both := found[a.name]; both || records[a.key] == "" {
-			continue
-		}
-		acl, err := parseACLText(records[a.key])
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", a.key, err)
-		}
-		found[a.name] = acl.encode()
-	}
-	xattrs := make([]tree.Xattr, 0, len(found))
-	for name, value := range found {
-		xattrs = append(xattrs, tree.Xattr{Name: name, Value: value})
-	}
-	slices.SortFunc(xattrs, func(a, b tree.Xattr) int { return strings.Compare(a.Name, b.Name) })
-	return xattrs, nil
-}
-
-// checkXattr checks and normalises the value of a kept attribute.
-func checkXattr(name string, value []byte) ([]byte, error) {
-	switch name {
-	case capability:
-		return checkCapability(value)
-	case aclAccess, aclDefault:
-		acl, err := decodeACL(value)
-		if err != nil {
-			return nil, err
-		}
-		return acl.encode(), nil
-	}
-	return value, nil
-}
-
-// Revisions of struct vfs_cap_data, linux/capability.h: the top byte of its
-// first word, little-endian. Revision 3 ends with the user id that is root in
-// the namespaces where the capability counts.
+// The revisions of struct vfs_cap_data in linux/capability.h: the top byte of
+// its first word, little-endian.
 const (
 	capRevisionMask = 0xff000000
-	capRevision2    = 0x02000000
 	capRevision3    = 0x03000000
-	capSize2        = 20
-	capSize3        = 24
 )
-
-// checkCapability returns the value in revision 2, as an image has it.
-func checkCapability(v []byte) ([]byte, error) {
-	if len(v) < capSize2 {
-		return nil, fmt.Errorf("%w: a capability of %d bytes", ErrUnsafe, len(v))
-	}
-	magic := binary.LittleEndian.Uint32(v)
-	switch {
-	case magic&capRevisionMask == capRevision2 && len(v) == capSize2:
-		return v, nil
-	case magic&capRevisionMask != capRevision3 || len(v) != capSize3:
-		return nil, fmt.Errorf("%w: a capability of revision %#x and %d bytes", ErrUnsafe, magic>>24, len(v))
-	}
-	if root := binary.LittleEndian.Uint32(v[capSize2:]); root != 0 {
-		return nil, fmt.Errorf("%w: a capability for the namespaces of user %d", ErrUnsafe, root)
-	}
-	v = slices.Clone(v[:capSize2])
-	binary.LittleEndian.PutUint32(v, magic&^uint32(capRevisionMask)|capRevision2)
-	return v, nil
-}
 
 // shiftCapability returns the value for a tree whose root user is shift.
 func shiftCapability(v []byte, shift int) []byte {
@@ -123,6 +35,26 @@ func shiftCapability(v []byte, shift int) []byte {
 	v = slices.Clone(v)
 	binary.LittleEndian.PutUint32(v, magic&^uint32(capRevisionMask)|capRevision3)
 	return binary.LittleEndian.AppendUint32(v, uint32(shift))
+}
+
+// shiftACL adds shift to the ids of an encoded ACL.
+func shiftACL(b []byte, shift int) ([]byte, error) {
+	if shift <= 0 {
+		return b, nil
+	}
+	a, err := entry.DecodeACL(b)
+	if err != nil {
+		return nil, err
+	}
+	for i, e := range a {
+		if !e.Named() {
+			continue
+		}
+		if a[i].ID, err = entry.ID(int64(e.ID) + int64(shift)); err != nil {
+			return nil, err
+		}
+	}
+	return a.Encode(), nil
 }
 
 // setXattrs sets attributes of the image on an open file of the disk.
@@ -155,7 +87,7 @@ func clearXattrs(fd int) error {
 		return fmt.Errorf("list attributes: %w", err)
 	}
 	for _, name := range names {
-		if keepXattr(name) {
+		if entry.KeepXattr(name) {
 			if err := removeXattr(fd, name); err != nil {
 				return err
 			}
@@ -187,7 +119,7 @@ func listXattrs(fd int) ([]string, error) {
 // copyXattr reports whether CopyTree copies an attribute: what Unpack sets, and
 // whatever else the user namespace holds.
 func copyXattr(name string) bool {
-	return strings.HasPrefix(name, "user.") || keepXattr(name)
+	return strings.HasPrefix(name, "user.") || entry.KeepXattr(name)
 }
 
 func hasXattr(fd int, name string) bool {

@@ -30,14 +30,17 @@ sandbox/idmap:
 reproducibility/store:  golang.org/x/sys
 fsbuild/tree/dir:       fsbuild/tree golang.org/x/sys
 fsbuild/internal/fstest: fsbuild/tree
+fsbuild/internal/contents: fsbuild/tree
 fsbuild/ext4:           fsbuild/tree
 fsbuild/swap:
 fsbuild/vfat:           fsbuild/tree
+fsbuild/cpio:           fsbuild/internal/contents fsbuild/tree
+fsbuild/tar/entry:      fsbuild/tree
 fsbuild/partition:
 fsbuild/grub:
 fsbuild/qcow2:          github.com/klauspost/compress
 fsbuild:                fsbuild/tree fsbuild/ext4 fsbuild/partition fsbuild/grub fsbuild/qcow2 golang.org/x/sys golang.org/x/sync
-oci/layer:              fsbuild/tree golang.org/x/sys golang.org/x/sync
+oci/layer:              fsbuild/tar/entry fsbuild/tree golang.org/x/sys golang.org/x/sync
 reproducibility:        fsbuild/tree
 reproducibility/lock:   reproducibility/store
 reproducibility/record: reproducibility/store golang.org/x/net golang.org/x/sync

@@ -1,4 +1,4 @@
-package layer
+package entry
 
 import (
 	"cmp"
@@ -15,99 +15,86 @@ import (
 // linux/posix_acl_xattr.h: a 32-bit version, then entries of 16-bit tag,
 // 16-bit permissions and 32-bit id, all little-endian, ordered by tag and id.
 const (
-	aclVersion  = 2
-	aclUserObj  = 0x01
-	aclUser     = 0x02
-	aclGroupObj = 0x04
-	aclGroup    = 0x08
-	aclMask     = 0x10
-	aclOther    = 0x20
-	aclNoID     = math.MaxUint32
+	ACLUserObj  = 0x01
+	ACLUser     = 0x02
+	ACLGroupObj = 0x04
+	ACLGroup    = 0x08
+	ACLMask     = 0x10
+	ACLOther    = 0x20
+	ACLNoID     = math.MaxUint32
 )
 
-type aclEntry struct {
-	tag, perm uint16
-	id        uint32 // aclNoID unless the tag is aclUser or aclGroup
+const aclVersion = 2
+
+// ACLEntry is one entry of a POSIX ACL.
+type ACLEntry struct {
+	Tag  uint16 // one of the constants ACLUserObj to ACLOther
+	Perm uint16 // 0 to 7
+	ID   uint32 // ACLNoID unless the entry is Named
 }
 
-func (e aclEntry) named() bool { return e.tag == aclUser || e.tag == aclGroup }
+// Named reports whether the entry is for a user or group with an id.
+func (e ACLEntry) Named() bool { return e.Tag == ACLUser || e.Tag == ACLGroup }
 
-type acl []aclEntry
+// ACL is a POSIX ACL, ordered by tag and id.
+type ACL []ACLEntry
 
-func decodeACL(b []byte) (acl, error) {
+// DecodeACL reads the interchange format, strictly.
+func DecodeACL(b []byte) (ACL, error) {
 	if len(b) < 4 || (len(b)-4)%8 != 0 || binary.LittleEndian.Uint32(b) != aclVersion {
 		return nil, fmt.Errorf("%w: a malformed ACL of %d bytes", ErrUnsafe, len(b))
 	}
-	var a acl
+	var a ACL
 	for b = b[4:]; len(b) > 0; b = b[8:] {
-		a = append(a, aclEntry{
-			tag: binary.LittleEndian.Uint16(b), perm: binary.LittleEndian.Uint16(b[2:]), id: binary.LittleEndian.Uint32(b[4:]),
+		a = append(a, ACLEntry{
+			Tag: binary.LittleEndian.Uint16(b), Perm: binary.LittleEndian.Uint16(b[2:]), ID: binary.LittleEndian.Uint32(b[4:]),
 		})
 	}
 	return a.checked()
 }
 
 // checked returns the ACL in order and with no ids where there must be none.
-func (a acl) checked() (acl, error) {
+func (a ACL) checked() (ACL, error) {
 	for i, e := range a {
-		switch e.tag {
-		case aclUser, aclGroup:
-			if _, err := checkID(int64(e.id)); err != nil {
+		switch e.Tag {
+		case ACLUser, ACLGroup:
+			if _, err := ID(int64(e.ID)); err != nil {
 				return nil, err
 			}
-		case aclUserObj, aclGroupObj, aclMask, aclOther:
-			a[i].id = aclNoID
+		case ACLUserObj, ACLGroupObj, ACLMask, ACLOther:
+			a[i].ID = ACLNoID
 		default:
-			return nil, fmt.Errorf("%w: ACL entry of type %#x", ErrUnsafe, e.tag)
+			return nil, fmt.Errorf("%w: ACL entry of type %#x", ErrUnsafe, e.Tag)
 		}
-		if e.perm > 7 {
-			return nil, fmt.Errorf("%w: ACL permissions %#o", ErrUnsafe, e.perm)
+		if e.Perm > 7 {
+			return nil, fmt.Errorf("%w: ACL permissions %#o", ErrUnsafe, e.Perm)
 		}
 	}
-	slices.SortFunc(a, func(x, y aclEntry) int { return cmp.Or(cmp.Compare(x.tag, y.tag), cmp.Compare(x.id, y.id)) })
+	slices.SortFunc(a, func(x, y ACLEntry) int { return cmp.Or(cmp.Compare(x.Tag, y.Tag), cmp.Compare(x.ID, y.ID)) })
 	for i := 1; i < len(a); i++ {
-		if a[i].tag == a[i-1].tag && a[i].id == a[i-1].id {
+		if a[i].Tag == a[i-1].Tag && a[i].ID == a[i-1].ID {
 			return nil, fmt.Errorf("%w: an ACL with two equal entries", ErrUnsafe)
 		}
 	}
 	return a, nil
 }
 
-func (a acl) encode() []byte {
+// Encode returns the interchange format.
+func (a ACL) Encode() []byte {
 	b := binary.LittleEndian.AppendUint32(make([]byte, 0, 4+8*len(a)), aclVersion)
 	for _, e := range a {
-		b = binary.LittleEndian.AppendUint16(b, e.tag)
-		b = binary.LittleEndian.AppendUint16(b, e.perm)
-		b = binary.LittleEndian.AppendUint32(b, e.id)
+		b = binary.LittleEndian.AppendUint16(b, e.Tag)
+		b = binary.LittleEndian.AppendUint16(b, e.Perm)
+		b = binary.LittleEndian.AppendUint32(b, e.ID)
 	}
 	return b
-}
-
-// shiftACL adds shift to the ids of an encoded ACL.
-func shiftACL(b []byte, shift int) ([]byte, error) {
-	if shift <= 0 {
-		return b, nil
-	}
-	a, err := decodeACL(b)
-	if err != nil {
-		return nil, err
-	}
-	for i, e := range a {
-		if !e.named() {
-			continue
-		}
-		if a[i].id, err = checkID(int64(e.id) + int64(shift)); err != nil {
-			return nil, err
-		}
-	}
-	return a.encode(), nil
 }
 
 // parseACLText reads the text of a SCHILY.acl record: entries separated by
 // commas or newlines, "user:NAME:rwx:1001" with the id last as star writes
 // it, or "user:1001:rwx" as GNU tar does. Names alone mean nothing here.
-func parseACLText(text string) (acl, error) {
-	var a acl
+func parseACLText(text string) (ACL, error) {
+	var a ACL
 	for _, s := range strings.FieldsFunc(text, func(r rune) bool { return r == ',' || r == '\n' }) {
 		s, _, _ = strings.Cut(s, "#") // a comment with the effective rights
 		s = strings.TrimPrefix(strings.TrimSpace(s), "default:")
@@ -123,29 +110,29 @@ func parseACLText(text string) (acl, error) {
 	return a.checked()
 }
 
-func parseACLEntry(s string) (aclEntry, error) {
+func parseACLEntry(s string) (ACLEntry, error) {
 	f := strings.Split(s, ":")
 	if len(f) == 2 { // "mask:r-x" and "other:r-x"
 		f = []string{f[0], "", f[1]}
 	}
 	if len(f) != 3 && len(f) != 4 {
-		return aclEntry{}, fmt.Errorf("%d fields", len(f))
+		return ACLEntry{}, fmt.Errorf("%d fields", len(f))
 	}
-	e := aclEntry{id: aclNoID}
+	e := ACLEntry{ID: ACLNoID}
 	switch f[0] {
 	case "user", "u":
-		e.tag = aclUserObj
+		e.Tag = ACLUserObj
 	case "group", "g":
-		e.tag = aclGroupObj
+		e.Tag = ACLGroupObj
 	case "mask", "m":
-		e.tag = aclMask
+		e.Tag = ACLMask
 	case "other", "o":
-		e.tag = aclOther
+		e.Tag = ACLOther
 	default:
 		return e, errors.New("unknown type")
 	}
 	if f[1] != "" {
-		if e.tag != aclUserObj && e.tag != aclGroupObj {
+		if e.Tag != ACLUserObj && e.Tag != ACLGroupObj {
 			return e, errors.New("a name where none can be")
 		}
 		number := f[1]
@@ -156,7 +143,7 @@ func parseACLEntry(s string) (aclEntry, error) {
 		if err != nil {
 			return e, errors.New("no numeric id")
 		}
-		e.tag, e.id = e.tag<<1, uint32(id)
+		e.Tag, e.ID = e.Tag<<1, uint32(id)
 	}
 	for i, c := range f[2] {
 		k := strings.IndexRune("rwx-", c)
@@ -164,7 +151,7 @@ func parseACLEntry(s string) (aclEntry, error) {
 			return e, errors.New("unknown permissions")
 		}
 		if k < 3 {
-			e.perm |= 4 >> k
+			e.Perm |= 4 >> k
 		}
 	}
 	return e, nil
