@@ -1,5 +1,7 @@
-// Package qcow2 writes QEMU copy-on-write images, version 3 (or 2), from a
-// stream of ascending writes: what is never written, or written as zeros, takes
+// Package qcow2 writes and reads QEMU copy-on-write images. See [Reader] for
+// what is read.
+//
+// A [Writer] makes version 3 (or 2) from a stream of ascending writes: what is never written, or written as zeros, takes
 // no cluster. Clusters are compressed by parallel workers; the bytes are the
 // same for any number of them. There is no backing file, external data file,
 // snapshot, encryption or internal bitmap, and a written image is never changed.

@@ -38,7 +38,8 @@ fsbuild/cpio:           fsbuild/internal/contents fsbuild/tree
 fsbuild/tar/entry:      fsbuild/tree
 fsbuild/partition:
 fsbuild/grub:
-fsbuild/qcow2:          github.com/klauspost/compress
+fsbuild/internal/disk:  fsbuild/tree
+fsbuild/qcow2:          fsbuild/tree fsbuild/internal/disk github.com/klauspost/compress
 fsbuild:                fsbuild/tree fsbuild/ext4 fsbuild/partition fsbuild/grub fsbuild/qcow2 golang.org/x/sys golang.org/x/sync
 oci/layer:              fsbuild/tar/entry fsbuild/tree golang.org/x/sys golang.org/x/sync
 reproducibility:        fsbuild/tree
