@@ -15,17 +15,14 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"cairn/fsbuild/partition"
+	"cairn/tests/require"
 )
 
 // run starts a tool of somebody else, which must be there, and returns what it
 // printed.
-func run(t *testing.T, pkg, tool string, args ...string) string {
+func run(t testing.TB, pkg, tool string, args ...string) string {
 	t.Helper()
-	path, err := exec.LookPath(tool)
-	if err != nil {
-		t.Fatalf("%v: install %s", err, pkg)
-	}
-	out, err := exec.Command(path, args...).CombinedOutput()
+	out, err := exec.Command(require.Tool(t, tool, pkg), args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s %v: %v\n%s", tool, args, err, out)
 	}
@@ -33,7 +30,7 @@ func run(t *testing.T, pkg, tool string, args ...string) string {
 }
 
 // disk writes t to a sparse file of the right size.
-func disk(t *testing.T, table partition.Table) string {
+func disk(t testing.TB, table partition.Table) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "disk.raw")
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
@@ -41,7 +38,7 @@ func disk(t *testing.T, table partition.Table) string {
 		t.Fatal(err)
 	}
 	defer f.Close()
-	if err := f.Truncate(int64(table.Sectors) * 512); err != nil {
+	if err := f.Truncate(int64(table.Sectors) * int64(max(table.SectorSize, 512))); err != nil {
 		t.Fatal(err)
 	}
 	if err := table.Write(f); err != nil {
@@ -213,7 +210,7 @@ func TestBadTables(t *testing.T) {
 		"sector 0":       {with(partition.Partition{Sectors: 1, Type: 1}), "sector 0", false},
 		"type 0":         {with(partition.Partition{Start: 1, Sectors: 1}), "type 0", false},
 		"no length":      {with(partition.Partition{Start: 1, Type: 1}), "partition 1: has no sectors", false},
-		"extended":       {with(partition.Partition{Start: 1, Sectors: 1, Type: 0x0f}), "extended", true},
+		"GPT's fields":   {with(partition.Partition{Start: 1, Sectors: 1, Type: 0x83, Name: "x"}), "need a GPT", true},
 		"beyond 2 TiB":   {huge, "32 bits", true},
 		"several active": {with(partition.Partition{Start: 1, Sectors: 1, Type: 1, Active: true}, partition.Partition{Start: 2, Sectors: 1, Type: 1, Active: true}), "2 active", false},
 	} {
