@@ -29,7 +29,7 @@ type mapping struct {
 	generation uint32
 	flags      uint32
 	size       int64 // in bytes
-	root       [extentTreeRoot]byte
+	root       [inodeBlockSize]byte
 }
 
 // foundInode is an inode as it was found.
@@ -112,7 +112,7 @@ func (r *Reader) parseInode(n *foundInode, b []byte) error {
 	if t := n.nodeType(); t == tree.Regular || t == tree.Directory {
 		n.size |= int64(le.Uint32(b[0x6c:])) << 32
 	}
-	if n.size < 0 || n.size > maxFileBlocks*r.dev.blockSize {
+	if n.size < 0 || n.size > max32*r.dev.blockSize {
 		return corrupt("size %d", n.size)
 	}
 	copy(n.root[:], b[0x28:])

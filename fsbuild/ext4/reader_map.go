@@ -10,7 +10,6 @@ const (
 	maxExtentDepth = 5       // of the format
 	unwritten      = 1 << 15 // added to the length of an extent that reads as zeros
 	maxMapRuns     = 1 << 22 // of one file, so that a hostile map does not fill the memory
-	directBlocks   = 12
 )
 
 // mapped is a run of a file's blocks that hold data.

@@ -37,7 +37,6 @@ const (
 const (
 	maxLogBlockSize = 6 // 1024 << 6 is 64 KiB
 	minDescSize     = 32
-	oldInodeSize    = 128 // of revision 0
 	stateErrors     = 2
 )
 
