@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"testing"
@@ -15,7 +14,6 @@ import (
 	"cairn/fsbuild/ext4"
 	"cairn/fsbuild/internal/fstest"
 	"cairn/fsbuild/tree"
-	"cairn/fsbuild/tree/dir"
 )
 
 func run(t testing.TB, name string, args ...string) string {
@@ -141,28 +139,6 @@ func TestLastGroup(t *testing.T) {
 		}
 		if err := os.Remove(img); err != nil {
 			t.Fatal(err)
-		}
-	}
-}
-
-// TestGrowth: resize2fs grows the image offline; the summary says how far.
-func TestGrowth(t *testing.T) {
-	requireTool(t, "resize2fs", "e2fsprogs")
-	for _, seed := range []uint64{3, 5} {
-		tr := fstest.Generate(seed)
-		img, s := image(t, tr, noClamp())
-		if s.MaxSize < 64<<40 {
-			t.Errorf("it can grow to %d bytes only", s.MaxSize)
-		}
-		if err := os.Truncate(img, 64<<30); err != nil {
-			t.Fatal(err)
-		}
-		run(t, "resize2fs", img)
-		fsck(t, img)
-		got := readBack(t, img, s)
-		got.Remove("lost+found")
-		if diff := firstDiff(text(t, tr), text(t, got)); diff != "" {
-			t.Errorf("tree read back after growth: %s", diff)
 		}
 	}
 }
@@ -329,43 +305,6 @@ func TestGolden(t *testing.T) {
 	}
 	if got.String() != string(want) {
 		t.Errorf("digests are\n%s", got.String())
-	}
-}
-
-// TestKernel lets Linux read the image, where the test may mount; debugfs
-// judges everywhere.
-func TestKernel(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Log("not root: no mount")
-		return
-	}
-	for _, seed := range []uint64{0, 3, 7, 12, 25} {
-		tr := fstest.Generate(seed)
-		p := noClamp()
-		p.Slack = 4 << 20
-		img, _ := image(t, tr, p)
-		mnt := t.TempDir()
-		run(t, "mount", "-o", "loop,noatime", img, mnt)
-		root, err := os.Open(mnt)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got, err := dir.ReadFrom(t.Context(), root, dir.Options{})
-		if err == nil {
-			err = os.MkdirAll(filepath.Join(mnt, "new", "dir"), 0o755)
-		}
-		if err == nil {
-			got.Remove("lost+found")
-			if diff := firstDiff(text(t, tr), text(t, got)); diff != "" {
-				t.Errorf("seed %d: tree that the kernel shows: %s", seed, diff)
-			}
-		}
-		_ = root.Close()
-		run(t, "umount", mnt)
-		if err != nil {
-			t.Fatal(err)
-		}
-		fsck(t, img)
 	}
 }
 
