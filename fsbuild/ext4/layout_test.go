@@ -85,6 +85,10 @@ func TestSizes(t *testing.T) {
 		"slack over groups":    {p: ext4.Params{Slack: 3 * group}, free: 3 * group},
 		"first boot":           {p: ext4.Params{Slack: 32 << 20, KernelReserve: true}, free: 32 << 20},
 		"first boot, large":    {p: ext4.Params{Slack: 4 << 30, KernelReserve: true}, free: 4<<30 + 16<<20},
+		"factor":               {p: ext4.Params{Factor: 2.5, Slack: 1 << 20}, free: -1},
+		"by ratio":             {p: ext4.Params{InodeRatio: 8192, Slack: 200 << 20}, free: 200 << 20},
+		"journal by size":      {p: ext4.Params{JournalBySize: true, Slack: 127 << 20}, free: 127 << 20},
+		"reserved":             {p: ext4.Params{ReservedPercent: 50, Slack: 50 << 20}, free: 50 << 20},
 		"no journal":           {p: ext4.Params{JournalSize: -1}},
 		"small journal":        {p: ext4.Params{JournalSize: 4 << 20}},
 		"journal over groups":  {p: ext4.Params{JournalSize: 1 << 30}},
@@ -114,6 +118,22 @@ func TestSizes(t *testing.T) {
 			}
 			if p.Size == 0 && free != c.free && c.free >= 0 || free < c.free {
 				t.Errorf("%d bytes are free, want %d", free, c.free)
+			}
+			if p.Factor > 0 {
+				p.Factor, p.Slack = 0, 0
+				least, err := ext4.Plan(fstest.Generate(4), p)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if want := least.Size()*5/2 + 1<<20; s.Size < want || s.Size > want+8192 {
+					t.Errorf("size %d, want %d", s.Size, want)
+				}
+			}
+			if p.InodeRatio > 0 && s.Inodes < s.Size/p.InodeRatio {
+				t.Errorf("%d inodes for %d bytes", s.Inodes, s.Size)
+			}
+			if p.JournalBySize && s.JournalSize != 16<<20 {
+				t.Errorf("journal of %d bytes", s.JournalSize)
 			}
 			if uint32(s.Inodes) < p.Inodes {
 				t.Errorf("%d inodes, want %d", s.Inodes, p.Inodes)
@@ -245,30 +265,33 @@ func TestSharedXattrs(t *testing.T) {
 }
 
 // TestSameBytes: the number of processors and the order of insertion do not
-// matter.
+// matter, in any variant.
 func TestSameBytes(t *testing.T) {
-	sum := func(tr *tree.Tree) [32]byte {
-		m := &memory{}
-		if _, err := ext4.Write(t.Context(), m, tr, params()); err != nil {
-			t.Fatal(err)
-		}
-		return sha256.Sum256(m.data)
-	}
 	defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
-	for seed := range uint64(6) {
+	for i, v := range variants {
+		sum := func(tr *tree.Tree) [32]byte {
+			m := &memory{}
+			p := v.params()
+			p.JournalSize = -1 // a large hole
+			if _, err := ext4.Write(t.Context(), m, v.suit(tr), p); err != nil {
+				t.Fatal(err)
+			}
+			return sha256.Sum256(m.data)
+		}
+		seed := uint64(i % 4)
 		runtime.GOMAXPROCS(1)
 		want := sum(fstest.Generate(seed))
 		runtime.GOMAXPROCS(16)
-		for range 3 {
+		for range 2 {
 			if got := sum(fstest.Generate(seed)); got != want {
-				t.Fatalf("seed %d: 16 processors give other bytes than one", seed)
+				t.Fatalf("%s, tree %d: 16 processors give other bytes than one", v.name, seed)
 			}
 		}
 		reversed := tree.New()
 		*reversed.Lookup(".") = *fstest.Generate(seed).Lookup(".")
 		addReversed(t, reversed, fstest.Generate(seed), ".")
 		if got := sum(reversed); got != want {
-			t.Fatalf("seed %d: another order of insertion gives other bytes", seed)
+			t.Fatalf("%s, tree %d: another order of insertion gives other bytes", v.name, seed)
 		}
 	}
 }
@@ -302,6 +325,13 @@ func TestGolden(t *testing.T) {
 			t.Fatal(err)
 		}
 		fmt.Fprintf(&got, "%x generated %d\n", sha256.Sum256(m.data), seed)
+	}
+	for i, v := range variants[1:] {
+		m := &memory{}
+		if _, err := ext4.Write(t.Context(), m, v.suit(fstest.Generate(uint64(i%3))), v.params()); err != nil {
+			t.Fatal(err)
+		}
+		fmt.Fprintf(&got, "%x generated %d as %s\n", sha256.Sum256(m.data), i%3, v.name)
 	}
 	if got.String() != string(want) {
 		t.Errorf("digests are\n%s", got.String())
