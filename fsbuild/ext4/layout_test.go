@@ -239,6 +239,38 @@ func TestLargeDirectory(t *testing.T) {
 	}
 }
 
+// TestMillionEntries: one directory of a million names, with the index that
+// its names need. It has a tenth of them unless CAIRN_TEST_LONG=1.
+func TestMillionEntries(t *testing.T) {
+	count := 100_000
+	if long() {
+		count = 1_000_000
+	}
+	tr := build(t, directory("d"))
+	for i := range count {
+		if err := tr.Add(tree.Node{Path: fmt.Sprintf("d/name %d of a file", i), Type: tree.FIFO}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, v := range []variant{variants[0], variants[5]} {
+		p := v.params()
+		if v.kind == ext4.Ext4 && long() {
+			p.LargeDir = true
+		}
+		if v.kind != ext4.Ext4 && long() {
+			p.BlockSize = 4096 // the index of ext3 is not deep enough for small blocks
+		}
+		img, _ := image(t, tr, p)
+		fsck(t, img)
+		for _, i := range []int{0, count / 2, count - 1} {
+			name := fmt.Sprintf("d/name %d of a file", i)
+			if out := debugfs(t, img, []string{`stat "` + name + `"`})[0]; !strings.Contains(out, "Type: FIFO") {
+				t.Errorf("%s: %s: %s", v.name, name, out)
+			}
+		}
+	}
+}
+
 // TestSharedXattrs: a block of attributes has at most 1024 sharers.
 func TestSharedXattrs(t *testing.T) {
 	tr := tree.New()
