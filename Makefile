@@ -9,7 +9,7 @@ NAMES    = disk-image-create element-info dib-run-parts
 ELEMENTS = debian-minimal vm cloud-init openssh-server growroot
 LINT     = $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: all image test unit bench lint tools clean
+.PHONY: all image test test-long fuzz unit bench lint tools clean
 
 all: bin/cairn $(NAMES:%=bin/%)
 
@@ -32,6 +32,23 @@ tools:
 unit:
 	$(GO) vet ./...
 	$(GO) test ./cmd/... ./elements/... ./fsbuild/... ./oci/... ./reproducibility/... ./sandbox/... ./tests/arch/...
+
+# Tests that take minutes: file systems grown to hundreds of TiB, directories of
+# a million names.
+test-long:
+	CAIRN_TEST_LONG=1 $(GO) test -count=1 -timeout 60m ./fsbuild/...
+
+# Every fuzz target of fsbuild for FUZZTIME, then more generated trees.
+FUZZTIME ?= 2m
+TREES    ?= 10000
+fuzz:
+	@set -e; for dir in $$(grep -rl --include='*_test.go' '^func Fuzz' fsbuild | xargs -n 1 dirname | sort -u); do \
+		for target in $$(cat $$dir/*_test.go | sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p'); do \
+			echo "$$dir $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) ./$$dir; \
+		done; \
+	done
+	CAIRN_TEST_TREES=$(TREES) $(GO) test -count=1 -timeout 60m -run '^TestGenerated$$' ./fsbuild/ext4
 
 lint:
 	$(LINT) run ./...

@@ -39,7 +39,7 @@ func (l *Layout) wantedInodes() (total, perGroup uint64) {
 }
 
 // perGroupLimit is the most inodes of a group.
-func (l *Layout) perGroupLimit() uint64 { return l.inodeLimit(l.params.GrowTo) }
+func (l *Layout) perGroupLimit() uint64 { return l.inodeLimit(max(l.params.GrowTo, l.params.Size)) }
 
 // inodesPerGroup spreads the inodes over groups, whole blocks of them.
 func (l *Layout) inodesPerGroup(groups uint64) uint64 {

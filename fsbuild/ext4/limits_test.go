@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -103,6 +104,63 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestRefusalsOfVariants: smaller blocks and older types have lower limits, and
+// an error says which.
+func TestRefusalsOfVariants(t *testing.T) {
+	subdirs := []tree.Node{}
+	links := []tree.Node{}
+	for i := range 32_001 {
+		if i < 31_999 {
+			subdirs = append(subdirs, directory(fmt.Sprint(i)))
+		}
+		links = append(links, tree.Node{Path: fmt.Sprintf("n%d", i), Type: tree.FIFO, Inode: 7})
+	}
+	wide := []tree.Node{directory("d")}
+	for i := range 123*126*3 + 3 {
+		wide = append(wide, tree.Node{Path: fmt.Sprintf("d/%06d%s", i, strings.Repeat("x", 245)), Type: tree.FIFO})
+	}
+	v := func(kind ext4.Type, blockSize, inodeSize int) variant { return variant{"", kind, blockSize, inodeSize} }
+	for name, c := range map[string]struct {
+		variant
+		nodes []tree.Node
+		want  []string
+	}{
+		"subdirectories": {v(ext4.Ext3, 4096, 256), subdirs, []string{`"."`, "32000 subdirectories", "ext3 is 31998"}}, // and lost+found
+		"links":          {v(ext4.Ext2, 4096, 256), links, []string{`"n9999"`, "32000"}},
+		"symlink, 1K":    {v(ext4.Ext4, 1024, 256), []tree.Node{{Path: "a", Type: tree.Symlink, Target: strings.Repeat("t", 1024)}}, []string{`"a"`, "1024", "1023"}},
+		"xattr, 1K":      {v(ext4.Ext4, 1024, 256), []tree.Node{{Path: "a", Type: tree.FIFO, Xattrs: xattrs("trusted.a", strings.Repeat("v", 1024))}}, []string{`"a"`, "988 in a block"}},
+		"xattr, ext2":    {v(ext4.Ext2, 4096, 256), []tree.Node{{Path: "a", Type: tree.FIFO, Xattrs: xattrs("trusted.a", strings.Repeat("v", 4050))}}, []string{`"a"`, "0 in the inode"}},
+		"old inode time": {v(ext4.Ext4, 4096, 128), []tree.Node{{Path: "a", Type: tree.FIFO, MTime: tree.Time{Sec: 1 << 31}}}, []string{`"a"`, "2038-01-19 (2147483647 s)"}},
+		"file, 1K":       {v(ext4.Ext4, 1024, 256), []tree.Node{{Path: "a", Type: tree.Regular, Size: 1 << 42, Content: tree.Bytes(nil)}}, []string{`"a"`, "4398046510080"}},
+		"directory, 1K":  {v(ext4.Ext4, 1024, 256), wide, []string{`"d"`, "46497 entries", "limit is 15498", "large_dir"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := ext4.Plan(build(t, c.nodes...), c.params())
+			if err == nil {
+				t.Fatal("Plan succeeded")
+			}
+			for _, w := range c.want {
+				if !strings.Contains(err.Error(), w) {
+					t.Errorf("Plan: %v: does not say %s", err, w)
+				}
+			}
+		})
+	}
+	// The same directory with another level of index.
+	p := v(ext4.Ext4, 1024, 256).params()
+	p.LargeDir = true
+	img, _ := image(t, build(t, wide...), p)
+	fsck(t, img)
+	last := wide[len(wide)-1].Path
+	out := debugfs(t, img, []string{"htree_dump d", "stat " + last})
+	if !strings.Contains(out[0], "Indirect levels: 2") || !strings.Contains(out[1], "Type: FIFO") {
+		t.Errorf("index: %.300s\nlookup: %s", out[0], out[1])
+	}
+	if !features(t, img)["large_dir"] {
+		t.Error("dumpe2fs does not say large_dir")
+	}
+}
+
 // TestParams: parameters that cannot be represented are refused.
 func TestParams(t *testing.T) {
 	for name, c := range map[string]struct {
@@ -118,6 +176,30 @@ func TestParams(t *testing.T) {
 		"negative slack": {func(p *ext4.Params) { p.Slack = -1 }, "negative"},
 		"slack and size": {func(p *ext4.Params) { p.Slack, p.Size = 1, 1<<30 }, "minimal"},
 		"small journal":  {func(p *ext4.Params) { p.JournalSize = 1 << 20 }, "4194304"},
+		"type":           {func(p *ext4.Params) { p.Type = 3 }, "type 3"},
+		"odd block size": {func(p *ext4.Params) { p.BlockSize = 3000 }, "3000"},
+		"small inodes":   {func(p *ext4.Params) { p.InodeSize = 64 }, "128"},
+		"odd inodes":     {func(p *ext4.Params) { p.InodeSize = 384 }, "power of two"},
+		"large inodes":   {func(p *ext4.Params) { p.InodeSize, p.BlockSize = 2048, 1024 }, "block size 1024"},
+		"old inode time": {func(p *ext4.Params) { p.InodeSize, p.Time = 128, time.Unix(1<<31, 0) }, "2038"},
+		"small ratio":    {func(p *ext4.Params) { p.InodeRatio = 1023 }, "1024"},
+		"large ratio":    {func(p *ext4.Params) { p.InodeRatio = 64<<20 + 1 }, "67108864"},
+		"ratio, inodes":  {func(p *ext4.Params) { p.InodeRatio, p.Inodes = 4096, 1 }, "exclude"},
+		"reserved":       {func(p *ext4.Params) { p.ReservedPercent = 51 }, "50"},
+		"not a number":   {func(p *ext4.Params) { p.ReservedPercent = math.NaN() }, "50"},
+		"factor":         {func(p *ext4.Params) { p.Factor = 0.5 }, "from 1 to"},
+		"factor, size":   {func(p *ext4.Params) { p.Factor, p.Size = 2, 1<<30 }, "minimal"},
+		"two journals":   {func(p *ext4.Params) { p.JournalBySize, p.JournalSize = true, 4<<20 }, "given"},
+		"ext2 journal":   {func(p *ext4.Params) { p.Type, p.JournalSize = ext4.Ext2, 4<<20 }, "no journal"},
+		"ext3 large_dir": {func(p *ext4.Params) { p.Type, p.LargeDir = ext4.Ext3, true }, "large_dir"},
+		"1K journal":     {func(p *ext4.Params) { p.BlockSize, p.JournalSize = 1024, 1<<20-1024 }, "1048576"},
+		"growth":         {func(p *ext4.Params) { p.GrowTo = 1<<50 + 1 }, "1125899906842624"},
+		"no growth":      {func(p *ext4.Params) { p.GrowTo = -1 }, "from 0"},
+		"ext3 growth":    {func(p *ext4.Params) { p.Type, p.GrowTo = ext4.Ext3, 16<<40 }, "17592051826688"},
+		"ext2 1K growth": {func(p *ext4.Params) { p.Type, p.GrowTo, p.BlockSize = ext4.Ext2, 3<<40, 1024 }, "limit of ext2"},
+		"growth, ratio":  {func(p *ext4.Params) { p.GrowTo, p.InodeRatio = 1<<50, 16384 }, "496"},
+		"many files, 1P": {func(p *ext4.Params) { p.GrowTo, p.Size, p.Inodes = 1<<50, 1<<30, 4000 }, "missing"},
+		"ext2 size":      {func(p *ext4.Params) { p.Type, p.Slack = ext4.Ext2, 17<<40 }, "above the limit of ext2"},
 		"early time":     {func(p *ext4.Params) { p.Time = time.Unix(-1, 0) }, "1970"},
 		"late time":      {func(p *ext4.Params) { p.Time = time.Unix(1<<34, 0) }, "2446"},
 		"many inodes":    {func(p *ext4.Params) { p.Inodes, p.Size = 1<<31, 64<<20 }, "missing"},

@@ -39,6 +39,8 @@ func (p *Params) check() error {
 		return fmt.Errorf("block size %d is not supported, only 1024, 2048 and 4096", size)
 	case p.Size < 0 || p.Size%int64(size) != 0:
 		return fmt.Errorf("size %d is not a multiple of %d", p.Size, size)
+	case p.Size > maxGrowTo:
+		return fmt.Errorf("size %d is above the limit %d", p.Size, int64(maxGrowTo))
 	case p.LargeDir && p.Type != Ext4:
 		return fmt.Errorf("large_dir is of ext4, not of %v", p.Type)
 	case !(p.ReservedPercent >= 0 && p.ReservedPercent <= maxReserved):
@@ -105,19 +107,17 @@ func (p *Params) checkJournal() error {
 
 // checkGrowth refuses a promise that no number of inodes would keep.
 func (p *Params) checkGrowth() error {
-	s := newShape(p)
-	limit := s.inodeLimit(p.GrowTo)
-	switch {
-	case p.GrowTo < 0 || p.GrowTo > maxGrowTo:
+	if p.GrowTo < 0 || p.GrowTo > maxGrowTo {
 		return fmt.Errorf("growth to %d bytes is not from 0 to %d", p.GrowTo, int64(maxGrowTo))
-	case p.GrowTo == 0:
-		return nil
-	case limit == 0 || uint64(p.GrowTo) > s.maxGroups(s.inodeStep)*s.groupBytes():
-		return fmt.Errorf("growth to %d bytes: the limit of %v with blocks of %d bytes is %d",
-			p.GrowTo, p.Type, s.blockSize, s.maxGroups(s.inodeStep)*s.groupBytes())
+	}
+	s, size := newShape(p), max(p.GrowTo, p.Size)
+	limit, most := s.inodeLimit(size), s.maxGroups(s.inodeStep)*s.groupBytes()
+	switch {
+	case limit == 0 || uint64(size) > most:
+		return fmt.Errorf("%d bytes are above the limit of %v with blocks of %d bytes, %d", size, p.Type, s.blockSize, most)
 	case p.InodeRatio != 0 && s.groupBytes()/uint64(p.InodeRatio) > limit:
-		return fmt.Errorf("growth to %d bytes allows %d inodes in %d bytes, the inode ratio %d asks for %d",
-			p.GrowTo, limit, s.groupBytes(), p.InodeRatio, s.groupBytes()/uint64(p.InodeRatio))
+		return fmt.Errorf("%d bytes allow %d inodes in a group of %d, the inode ratio %d asks for %d",
+			size, limit, s.groupBytes(), p.InodeRatio, s.groupBytes()/uint64(p.InodeRatio))
 	}
 	return nil
 }

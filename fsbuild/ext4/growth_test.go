@@ -1,0 +1,129 @@
+package ext4_test
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+
+	"cairn/fsbuild/ext4"
+	"cairn/fsbuild/internal/fstest"
+	"cairn/fsbuild/tree"
+)
+
+const (
+	gib = 1 << 30
+	tib = 1 << 40
+	pib = 1 << 50
+)
+
+// long tells whether tests may take minutes.
+func long() bool { return os.Getenv("CAIRN_TEST_LONG") == "1" }
+
+// grow lets resize2fs grow an image offline, and e2fsck check it.
+func grow(t *testing.T, img string, size int64) {
+	t.Helper()
+	requireTool(t, "resize2fs", "e2fsprogs")
+	if err := os.Truncate(img, size); err != nil {
+		t.Fatal(err)
+	}
+	run(t, "resize2fs", img)
+}
+
+// TestGrowth: resize2fs grows every type offline, and the tree is still there.
+func TestGrowth(t *testing.T) {
+	for _, c := range []struct {
+		variant
+		growTo int64
+		sizes  []int64
+		long   []int64 // up to 37 s each for e2fsck
+	}{
+		{variants[0], 0, []int64{64 * gib}, nil},
+		{variants[0], pib, []int64{64 * gib, tib}, []int64{16 * tib}},
+		{variants[2], tib, []int64{8 * gib}, []int64{256 * gib}},
+		{variants[3], 0, []int64{64 * gib}, []int64{tib}},
+		{variants[8], 0, []int64{8 * gib}, nil},
+	} {
+		t.Run(fmt.Sprint(c.name, " to ", c.growTo), func(t *testing.T) {
+			tr, p := c.suit(fstest.Generate(5)), c.params()
+			p.GrowTo = c.growTo
+			img, s := image(t, tr, p)
+			fsck(t, img)
+			sizes := c.sizes
+			if long() {
+				sizes = append(sizes, c.long...)
+			}
+			for _, size := range sizes {
+				if s.MaxSize < size {
+					t.Errorf("Summary says that %d bytes are the limit", s.MaxSize)
+				}
+				grow(t, img, size)
+				fsck(t, img)
+			}
+			got := readBack(t, img, s)
+			got.Remove("lost+found")
+			if diff := firstDiff(text(t, tr), text(t, got)); diff != "" {
+				t.Errorf("tree read back after growth: %s", diff)
+			}
+		})
+	}
+}
+
+// TestGrowTo: the promise decides the inodes of a group, and a size is what
+// they need.
+func TestGrowTo(t *testing.T) {
+	few := fstest.Generate(4)
+	many := fstest.Generate(3) // some thousand files
+	for name, c := range map[string]struct {
+		tree   *tree.Tree
+		p      ext4.Params
+		groups int64
+		most   int64 // inodes of a group
+	}{
+		"few files":       {few, ext4.Params{GrowTo: pib}, 2, 496},
+		"many files":      {many, ext4.Params{GrowTo: pib, JournalSize: -1}, 10, 496},
+		"by number":       {few, ext4.Params{GrowTo: pib, Inodes: 100_000}, 202, 496},
+		"256 TiB":         {few, ext4.Params{GrowTo: 256 * tib}, 1, 2032},
+		"16 TiB":          {few, ext4.Params{GrowTo: 16 * tib}, 1, 2048},
+		"ratio":           {few, ext4.Params{GrowTo: pib, InodeRatio: 1 << 20, Slack: gib}, 9, 496},
+		"exact":           {few, ext4.Params{GrowTo: pib, Size: 8 * gib}, 64, 496},
+		"blocks of 2 KiB": {few, ext4.Params{GrowTo: pib, BlockSize: 2048}, 5, 120},
+		"blocks of 1 KiB": {few, ext4.Params{GrowTo: pib, BlockSize: 1024}, 24, 24},
+		"ext3":            {few, ext4.Params{GrowTo: 16*tib - 128<<20, Type: ext4.Ext3}, 1, 32768},
+	} {
+		t.Run(name, func(t *testing.T) {
+			c.p.UUID = params().UUID
+			v := variant{blockSize: max(c.p.BlockSize, 4096), inodeSize: 256}
+			if c.p.BlockSize > 0 {
+				v.blockSize = c.p.BlockSize
+			}
+			l, err := ext4.Plan(v.suit(c.tree), c.p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			s := l.Summary()
+			if s.MaxSize < c.p.GrowTo || s.InodesPerGroup > c.most || s.Groups != c.groups {
+				t.Errorf("%d groups of %d inodes, which grow to %d bytes; want %d groups of at most %d inodes",
+					s.Groups, s.InodesPerGroup, s.MaxSize, c.groups, c.most)
+			}
+		})
+	}
+}
+
+// TestGrowLong grows to the limit of e2fsprogs 1.47.0, 2^21 groups. It takes
+// half a minute and is for CAIRN_TEST_LONG=1; otherwise a smaller size shows
+// the same.
+func TestGrowLong(t *testing.T) {
+	size, groups := int64(4*tib), 4*tib/(128<<20)
+	if long() {
+		size, groups = 256*tib, 256*tib/(128<<20)
+	}
+	p := params()
+	p.GrowTo = pib
+	img, s := image(t, fstest.Generate(4), p)
+	grow(t, img, size)
+	out := run(t, "dumpe2fs", "-h", img)
+	if want := fmt.Sprintf("Inode count:              %d\n", int64(groups)*s.InodesPerGroup); !strings.Contains(out, want) {
+		t.Errorf("dumpe2fs does not say %s in\n%s", want, out)
+	}
+}
