@@ -218,6 +218,14 @@ func TestReadMke2fs(t *testing.T) {
 			if n.Type == tree.Socket { // which it ignores
 				n.Type = tree.FIFO
 			}
+			if h, ok := n.Content.(*fstest.Holes); ok && len(h.Runs) > 0 { // it loses a hole at the end with inline_data
+				last := h.Runs[len(h.Runs)-1]
+				h.Bytes = last.Off + int64(len(last.Data))
+				n.Size = h.Bytes
+			}
+			if n.Type != tree.Regular { // of other types it copies each name
+				n.Inode = 0
+			}
 		}
 		materialise(t, src, tr)
 		wants[room] = describe(t, src)

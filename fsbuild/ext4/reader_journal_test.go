@@ -17,7 +17,10 @@ import (
 	"cairn/fsbuild/tree"
 )
 
-const blockBytes = 4096
+const (
+	blockBytes    = 4096
+	journalLength = 1040 // blocks
+)
 
 // sum32c continues a CRC-32C without the inversions of hash/crc32.
 func sum32c(seed uint32, b []byte) uint32 {
@@ -103,7 +106,7 @@ func (l *logWriter) sealSuper() {
 // next returns the next block of the log, zeroed, with a head unless kind is 0.
 func (l *logWriter) next(kind uint32) []byte {
 	b := l.img[l.base+l.at*blockBytes:][:blockBytes]
-	if l.at++; l.at == 1024 {
+	if l.at++; l.at == journalLength {
 		l.at = 1
 	}
 	clear(b)
@@ -230,7 +233,7 @@ func blockOf(s string) []byte { return []byte(fmt.Sprintf("%-4095s\n", s)) }
 // not committed.
 func journaled(t testing.TB, version int, wide bool, start int) []byte {
 	t.Helper()
-	img := written(t, build(t, patterned("f", 8)), func() ext4.Params { p := params(); p.JournalSize = 4 << 20; return p }())
+	img := written(t, build(t, patterned("f", 8)), func() ext4.Params { p := params(); p.JournalSize = journalLength * blockBytes; return p }())
 	f := func(i int) int { return marked(t, img, "f", i) }
 	at := [8]int{f(0), f(1), f(2), f(3), f(4), f(5), f(6), f(7)}
 	l := newLog(t, img, version, wide, start)
@@ -255,7 +258,7 @@ func journaled(t testing.TB, version int, wide bool, start int) []byte {
 func TestReadJournal(t *testing.T) {
 	for version := range 4 {
 		for _, wide := range []bool{false, true} {
-			for _, start := range []int{1, 1019} {
+			for _, start := range []int{1, journalLength - 5} {
 				t.Run(fmt.Sprintf("v%d wide=%v from %d", version, wide, start), func(t *testing.T) {
 					img := journaled(t, version, wide, start)
 					r := openBytes(t, img)
@@ -313,8 +316,8 @@ func TestReadJournalDamage(t *testing.T) {
 		"clean":           {3, func(*logWriter) {}, nil, ""},
 		"superblock sum":  {3, func(l *logWriter) { l.super[0x60] ^= 1 }, ext4.ErrCorrupt, "checksum"},
 		"block size":      {0, func(l *logWriter) { l.super[0x0e] = 0x20 }, ext4.ErrCorrupt, "blocks of"},
-		"length":          {0, func(l *logWriter) { be.PutUint32(l.super[0x10:], 1025) }, ext4.ErrCorrupt, "1025"},
-		"start":           {0, func(l *logWriter) { be.PutUint32(l.super[0x1c:], 1024) }, ext4.ErrCorrupt, "1024"},
+		"length":          {0, func(l *logWriter) { be.PutUint32(l.super[0x10:], 1041) }, ext4.ErrCorrupt, "1041"},
+		"start":           {0, func(l *logWriter) { be.PutUint32(l.super[0x1c:], 1040) }, ext4.ErrCorrupt, "1040"},
 		"magic":           {0, func(l *logWriter) { l.super[0] = 0 }, ext4.ErrCorrupt, "magic"},
 		"feature":         {0, func(l *logWriter) { be.PutUint32(l.super[0x28:], 0x100) }, ext4.ErrUnsupported, "0x100"},
 		"data v3":         {3, func(l *logWriter) { l.block(2)[100] ^= 1 }, ext4.ErrCorrupt, "transaction 4294967295"},
@@ -330,7 +333,7 @@ func TestReadJournalDamage(t *testing.T) {
 		"fast commits":    {0, fastCommit(4), ext4.ErrUnsupported, "fast commits"},
 		"old fast commit": {0, fastCommit(3), nil, ""},
 		"circle": {0, func(l *logWriter) {
-			for i := 1; i < 1024; i++ {
+			for i := 1; i < journalLength; i++ {
 				l.at, l.id = i, 1<<32-1
 				l.next(5)[15] = 16
 			}
@@ -359,16 +362,14 @@ func TestReadJournalDamage(t *testing.T) {
 // block returns a block of the journal.
 func (l *logWriter) block(i int) []byte { return l.img[l.base+i*blockBytes:][:blockBytes] }
 
-// fastCommit makes the journal one of 1034 blocks, 10 of them for fast
-// commits, and puts the head of one after a transaction into the first: the
-// file's own blocks follow the journal.
+// fastCommit gives the journal ten blocks for fast commits, and the head of
+// one that follows a transaction.
 func fastCommit(id uint32) func(*logWriter) {
 	return func(l *logWriter) {
 		be := binary.BigEndian
 		be.PutUint32(l.super[0x28:], 0x21)
-		be.PutUint32(l.super[0x54:], 0) // as many as by default, which are too many
-		b := l.block(1023)
-		clear(b)
+		be.PutUint32(l.super[0x54:], 10)
+		b := l.block(journalLength - 10 + 1)
 		binary.LittleEndian.PutUint16(b, 9)
 		binary.LittleEndian.PutUint32(b[8:], id)
 	}
@@ -384,9 +385,10 @@ func TestReadMounted(t *testing.T) {
 	img := filepath.Join(scratchDir(t), "fs.img")
 	for _, c := range []struct{ mkfs, mount string }{
 		{"-t ext4 -J size=4", ",data=journal"},
+		{"-t ext4 -O metadata_csum_seed -J size=4", ""},
 		{"-t ext4 -b 1024 -O ^metadata_csum,^64bit -J size=1", ",journal_checksum"},
 		{"-t ext3 -b 1024 -J size=1", ",data=journal"},
-		{"-t ext4 -O inline_data,orphan_file", ",journal_async_commit"},
+		{"-t ext4 -O inline_data,orphan_file", ",journal_async_commit,data=writeback"},
 	} {
 		mke2fs(t, img, strings.Fields(c.mkfs)...)
 		root, unmount := mount(t, img, c.mount)
@@ -408,6 +410,30 @@ func TestReadMounted(t *testing.T) {
 			t.Errorf("%v: the last file is not in the tree", c)
 		}
 	}
+}
+
+// TestReadFastCommit: Linux makes fast commits, which are refused.
+func TestReadFastCommit(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Log("not root: no mount")
+		return
+	}
+	img := filepath.Join(scratchDir(t), "fs.img")
+	mke2fs(t, img, "-t", "ext4", "-O", "fast_commit", "-J", "size=8")
+	root, unmount := mount(t, img, "")
+	churn(t, root)
+	for i := range 5 {
+		syncFile(t, filepath.Join(root, "committed"), i)
+	}
+	dirty, err := os.ReadFile(img)
+	if err != nil {
+		t.Fatal(err)
+	}
+	unmount()
+	if _, err := ext4.Open(bytes.NewReader(dirty), int64(len(dirty))); !errors.Is(err, ext4.ErrUnsupported) {
+		t.Errorf("Open: %v", err)
+	}
+	readTree(t, openImage(t, img)) // unmounted, there are none
 }
 
 // churn writes, commits and removes files, so that blocks are revoked and the
