@@ -1,6 +1,7 @@
 package ext4
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
@@ -129,4 +130,34 @@ func (r *contentReader) Close() error {
 	}
 	r.closed = true
 	return nil
+}
+
+// inlineContent is the content of a file that goes on with a hole after what
+// its inode holds.
+type inlineContent struct {
+	data []byte
+	size int64
+}
+
+var _ tree.Sparse = (*inlineContent)(nil)
+
+// Open returns a reader over data and hole.
+func (c *inlineContent) Open() (io.ReadCloser, error) {
+	hole := io.LimitReader(zeroReader{}, c.size-int64(len(c.data)))
+	return io.NopCloser(io.MultiReader(bytes.NewReader(c.data), hole)), nil
+}
+
+// Data returns what is not the hole at the end, unless it is all zero.
+func (c *inlineContent) Data() ([]tree.Extent, error) {
+	if len(bytes.Trim(c.data, "\x00")) == 0 {
+		return nil, nil
+	}
+	return []tree.Extent{{Len: int64(len(c.data))}}, nil
+}
+
+type zeroReader struct{}
+
+func (zeroReader) Read(b []byte) (int, error) {
+	clear(b)
+	return len(b), nil
 }

@@ -117,25 +117,26 @@ func entryLength(e []byte, blockSize int) int {
 	return n&^3 | n&3<<16
 }
 
-// dirChecksumOK verifies a block of entries or of the index.
+// dirChecksumOK verifies a block of entries or of the index. The index is
+// looked for first, since it may have kept the tail of entries.
 func dirChecksumOK(b []byte, seed uint32) bool {
-	tail := b[len(b)-dirTailSize:]
-	if bytes.Equal(tail[:8], []byte{0, 0, 0, 0, dirTailSize, 0, 0, tailType}) {
-		return crc32c(seed, b[:len(b)-dirTailSize]) == le.Uint32(tail[8:])
-	}
-	at := 0
 	switch first := entryLength(b, len(b)); {
 	case first == len(b):
-		at = nodeCountAt
+		return indexChecksumOK(b, seed, nodeCountAt)
 	case first == dotSize && entryLength(b[dotSize:], len(b)) == len(b)-dotSize && b[0x1d] == indexInfo:
-		at = rootCountAt
-	default:
-		return false
+		return indexChecksumOK(b, seed, rootCountAt)
 	}
+	body, tail := b[:len(b)-dirTailSize], b[len(b)-dirTailSize:]
+	return bytes.Equal(tail[:8], []byte{0, 0, 0, 0, dirTailSize, 0, 0, tailType}) && crc32c(seed, body) == le.Uint32(tail[8:])
+}
+
+// indexChecksumOK verifies a block of the index, whose limit and count are at
+// an offset.
+func indexChecksumOK(b []byte, seed uint32, at int) bool {
 	limit, count := int(le.Uint16(b[at:])), int(le.Uint16(b[at+2:]))
 	if count > limit || at+8*limit+8 > len(b) {
 		return false
 	}
-	tail = b[at+8*limit:]
+	tail := b[at+8*limit:]
 	return crc32c32(crc32c(crc32c(seed, b[:at+8*count]), tail[:4]), 0) == le.Uint32(tail[4:])
 }

@@ -52,6 +52,7 @@ type journalLog struct {
 	start       uint32 // block of the log where it begins, 0 when empty
 	sequence    uint32 // of its first transaction
 	first, last uint32 // the blocks that are used in a circle; last is not
+	fast        uint32 // where fast commits begin, or 0
 	compat      uint32
 	incompat    uint32
 	seed        uint32
@@ -157,8 +158,9 @@ func (j *journalLog) parse(b []byte, blocks uint32) error {
 		if n == 0 {
 			n = defaultFastBlocks
 		}
-		if n < j.last && j.last-n >= minJournalBlocks {
+		if n > 1 && n < j.last && j.last-n >= minJournalBlocks {
 			j.last -= n
+			j.fast = j.last + 1
 		}
 	}
 	if j.start != 0 && (j.first == 0 || j.start < j.first || j.start >= j.last) {
@@ -271,10 +273,10 @@ func (j *journalLog) verify(id uint32, e logEntry) error {
 // checkFastCommit refuses a journal with fast commits after its last
 // transaction: they change files, not blocks.
 func (j *journalLog) checkFastCommit(next uint32) error {
-	if j.incompat&journalFastCommit == 0 {
+	if j.fast == 0 {
 		return nil
 	}
-	b, err := j.block(j.last + 1)
+	b, err := j.block(j.fast)
 	if err != nil {
 		return err
 	}

@@ -246,6 +246,9 @@ func (w *walker) content(n *foundInode) (tree.Content, error) {
 		return &storedContent{r: w.r, m: n.mapping}, nil
 	}
 	b, err := w.inlineData(n)
+	if int64(len(b)) < n.size {
+		return &inlineContent{b, n.size}, err
+	}
 	return tree.Bytes(b), err
 }
 
@@ -264,8 +267,11 @@ func (w *walker) target(n *foundInode) (string, error) {
 	default:
 		b, err = w.r.whole(&n.mapping, longestLink, w.blocks)
 	}
-	if err == nil {
-		err = w.budget.spend(len(b))
+	switch {
+	case err != nil:
+		return "", err
+	case int64(len(b)) != n.size:
+		return "", corrupt("symlink target has %d bytes, not %d", len(b), n.size)
 	}
-	return string(b), err
+	return string(b), w.budget.spend(len(b))
 }
