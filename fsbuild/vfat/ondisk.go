@@ -88,11 +88,7 @@ func (l *Layout) putInfo(b []byte) {
 	le.PutUint32(b, 0x41615252)
 	le.PutUint32(b[484:], 0x61417272)
 	le.PutUint32(b[488:], uint32(l.geo.clusters)-l.used)
-	next := uint32(firstCluster)
-	if uint64(l.used) < l.geo.clusters {
-		next += l.used
-	}
-	le.PutUint32(b[492:], next)
+	le.PutUint32(b[492:], firstCluster+l.used-1) // the last that was taken
 	le.PutUint32(b[508:], 0xaa550000)
 }
 

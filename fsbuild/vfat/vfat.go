@@ -9,8 +9,9 @@
 // # What is written
 //
 // Two FATs, a backup boot sector and FSInfo sectors on FAT32, every file and
-// directory in one run of clusters: directories first, then contents, both in
-// canonical order, as are the entries of a directory. A name that is not an
+// directory in one run of clusters: first the directories in canonical order,
+// then the contents, directory by directory. Entries are in canonical order. A
+// name that is not an
 // 8.3 name in upper case has a long name; but the base or the extension of an
 // 8.3 name may as a whole be in lower case, which the two case bits of Windows
 // NT record. Short names beside long ones count ~1, ~2 … in canonical order.

@@ -1,0 +1,381 @@
+package vfat
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"testing"
+
+	"cairn/fsbuild/tree"
+)
+
+// sliceWriter keeps what is written to it.
+type sliceWriter []byte
+
+func (s *sliceWriter) WriteAt(b []byte, off int64) (int, error) {
+	if need := int(off) + len(b) - len(*s); need > 0 {
+		*s = append(*s, make([]byte, need)...)
+	}
+	return copy((*s)[off:], b), nil
+}
+
+// bytesOf returns the whole image of a layout.
+func bytesOf(t testing.TB, l *Layout) []byte {
+	t.Helper()
+	var s sliceWriter
+	if _, err := l.Write(t.Context(), &s); err != nil {
+		t.Fatal(err)
+	}
+	return append(s, make([]byte, l.Size()-int64(len(s)))...)
+}
+
+// sampleTree has in directory D (of more than a cluster) a file of 5 clusters,
+// in the root a file of 3 clusters with a long name, and one in lower case.
+func sampleTree(t testing.TB) *tree.Tree {
+	t.Helper()
+	tr := tree.New()
+	nodes := []tree.Node{
+		{Path: "D", Type: tree.Directory},
+		{Path: "D/LARGE", Type: tree.Regular, Size: 5 * 512, Content: tree.Bytes(bytes.Repeat([]byte("large"), 512))},
+		{Path: "lower", Type: tree.Regular, Size: 5, Content: tree.Bytes([]byte("lower"))},
+		{Path: "with a long name", Type: tree.Regular, Size: 1100, Content: tree.Bytes(bytes.Repeat([]byte("f"), 1100))},
+		{Path: "D/SUB", Type: tree.Directory},
+	}
+	for i := range 20 {
+		nodes = append(nodes, tree.Node{Path: fmt.Sprintf("D/E%d", i), Type: tree.Regular})
+	}
+	for _, n := range nodes {
+		if err := tr.Add(n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return tr
+}
+
+// samples are layouts of every type with clusters of 512 bytes: the root at
+// cluster 2 (FAT32 only), D at 3 and 4, SUB at 5, lower at 6, the long name from
+// 7, LARGE from 10; for FAT12 and FAT16 one less.
+func samples(t testing.TB) map[Type]*Layout {
+	t.Helper()
+	out := map[Type]*Layout{FAT32: smallFAT32(t, sampleTree(t))}
+	for _, typ := range []Type{FAT12, FAT16} {
+		l, err := Plan(sampleTree(t), Params{Type: typ, ClusterSize: 512, Label: "SMALL", Serial: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		out[typ] = l
+	}
+	return out
+}
+
+// setFAT changes an entry in both FATs.
+func setFAT(l *Layout, b []byte, cluster, value uint32) {
+	g := &l.geo
+	for i := range uint64(fats) {
+		f := b[(g.reserved+i*g.fat)*g.sector:]
+		switch g.typ {
+		case FAT12:
+			p := f[cluster*3/2:]
+			v := le.Uint16(p)
+			if cluster%2 == 1 {
+				v = v&0xf | uint16(value)<<4
+			} else {
+				v = v&0xf000 | uint16(value)&0xfff
+			}
+			le.PutUint16(p, v)
+		case FAT16:
+			le.PutUint16(f[2*cluster:], uint16(value))
+		default:
+			le.PutUint32(f[4*cluster:], value)
+		}
+	}
+}
+
+// slot returns the first slot with a short name in an image.
+func slot(t testing.TB, b []byte, name string) []byte {
+	t.Helper()
+	i := bytes.Index(b, []byte(name))
+	if i < 0 {
+		t.Fatalf("no entry %q", name)
+	}
+	return b[i:][:slotSize]
+}
+
+// readAll opens an image and reads everything in it.
+func readAll(b []byte) (string, *Volume, error) {
+	v, err := Open(bytes.NewReader(b), int64(len(b)))
+	if err != nil {
+		return "", nil, err
+	}
+	var s strings.Builder
+	err = v.Tree.WriteText(&s)
+	return s.String(), v, err
+}
+
+// TestDamage: every lie is an error that wraps ErrDamaged and says where.
+func TestDamage(t *testing.T) {
+	const large, long = "LARGE      ", "WITHAL~1   "
+	start := func(l *Layout, cluster uint32) uint32 { // of FAT32's numbering
+		if l.geo.typ == FAT32 {
+			return cluster
+		}
+		return cluster - 1
+	}
+	for name, c := range map[string]struct {
+		damage func(l *Layout, b []byte)
+		want   string
+	}{
+		"signature":        {func(_ *Layout, b []byte) { b[510] = 0 }, "signature"},
+		"jump":             {func(_ *Layout, b []byte) { b[0] = 0 }, "jump"},
+		"sector size 0":    {func(_ *Layout, b []byte) { le.PutUint16(b[11:], 0) }, "sectors of 0 bytes"},
+		"sector size":      {func(_ *Layout, b []byte) { le.PutUint16(b[11:], 8192) }, "sectors of 8192 bytes"},
+		"cluster size":     {func(_ *Layout, b []byte) { b[13] = 3 }, "clusters of 3 sectors"},
+		"cluster size 0":   {func(_ *Layout, b []byte) { b[13] = 0 }, "clusters of 0 sectors"},
+		"no FAT":           {func(_ *Layout, b []byte) { b[16] = 0 }, "0 FATs"},
+		"many FATs":        {func(_ *Layout, b []byte) { b[16] = 255 }, "precede the clusters"},
+		"no reserved":      {func(_ *Layout, b []byte) { le.PutUint16(b[14:], 0) }, "0 reserved"},
+		"large":            {func(_ *Layout, b []byte) { le.PutUint16(b[19:], 0xffff); le.PutUint32(b[32:], 1<<32-1) }, "but the image has"},
+		"much reserved":    {func(l *Layout, b []byte) { le.PutUint16(b[14:], uint16(l.geo.total)+1) }, "precede the clusters"},
+		"chain out":        {func(l *Layout, b []byte) { setFAT(l, b, start(l, 11), 0xffe0) }, `"D/LARGE"`},
+		"chain free":       {func(l *Layout, b []byte) { setFAT(l, b, start(l, 11), 0) }, `"D/LARGE"`},
+		"chain one":        {func(l *Layout, b []byte) { setFAT(l, b, start(l, 11), 1) }, `"D/LARGE"`},
+		"bad cluster":      {func(l *Layout, b []byte) { setFAT(l, b, start(l, 11), 1<<28-9) }, `"D/LARGE"`},
+		"chain short":      {func(l *Layout, b []byte) { setFAT(l, b, start(l, 11), 1<<28-1) }, "ends 1536 bytes before"},
+		"chain long":       {func(l *Layout, b []byte) { setFAT(l, b, start(l, 9), start(l, 15)) }, `"with a long name"`},
+		"chain cycle":      {func(l *Layout, b []byte) { setFAT(l, b, start(l, 11), start(l, 10)) }, "goes on behind"},
+		"chain of itself":  {func(l *Layout, b []byte) { setFAT(l, b, start(l, 10), start(l, 10)) }, "goes on behind"},
+		"directory cycle":  {func(l *Layout, b []byte) { setFAT(l, b, start(l, 3), start(l, 3)) }, `"D": `},
+		"directory out":    {func(l *Layout, b []byte) { setFAT(l, b, start(l, 3), 0xffe0) }, `"D": `},
+		"file start":       {func(_ *Layout, b []byte) { le.PutUint16(slotOf(b, large)[26:], 0xfff0) }, `"D/LARGE": not a sound`},
+		"file start 0":     {func(_ *Layout, b []byte) { le.PutUint16(slotOf(b, large)[26:], 0) }, `starts in cluster 0`},
+		"file start 1":     {func(_ *Layout, b []byte) { le.PutUint16(slotOf(b, long)[26:], 1) }, `"with a long name"`},
+		"file size":        {func(_ *Layout, b []byte) { le.PutUint32(slotOf(b, large)[28:], 1<<32-1) }, "4294967295 bytes are more"},
+		"directory start":  {func(_ *Layout, b []byte) { le.PutUint16(slotOf(b, "SUB        ")[26:], 0) }, `"D/SUB"`},
+		"directory parent": {func(l *Layout, b []byte) { le.PutUint16(slotOf(b, "SUB        ")[26:], uint16(start(l, 3))) }, `belongs to "D" too`},
+		"same name":        {func(_ *Layout, b []byte) { copy(slotOf(b, "E7         "), "E8") }, `"D/E8": path exists`},
+		"slash":            {func(_ *Layout, b []byte) { slotOf(b, "E7         ")[0] = '/' }, `"/7"`},
+		"NUL":              {func(_ *Layout, b []byte) { slotOf(b, "E7         ")[1] = 0 }, `"E\x00"`},
+		"blank":            {func(_ *Layout, b []byte) { copy(slotOf(b, "E7         "), "  ") }, `the name ""`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for typ, l := range samples(t) {
+				b := bytesOf(t, l)
+				if _, _, err := readAll(b); err != nil {
+					t.Fatalf("%s: undamaged: %v", typ, err)
+				}
+				slot(t, b, large)
+				c.damage(l, b)
+				_, _, err := readAll(b)
+				if !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), c.want) {
+					t.Errorf("%s: %v, want damage with %s", typ, err, c.want)
+				}
+			}
+		})
+	}
+}
+
+// slotOf is slot for names that are known to be there.
+func slotOf(b []byte, name string) []byte { return b[bytes.Index(b, []byte(name)):][:slotSize] }
+
+// TestDamage32 is about what only FAT32 has.
+func TestDamage32(t *testing.T) {
+	l := smallFAT32(t, sampleTree(t))
+	for name, c := range map[string]struct {
+		damage func(b []byte)
+		want   string // "" when it reads well
+	}{
+		"root cluster":  {func(b []byte) { le.PutUint32(b[44:], 0) }, "root directory in cluster 0"},
+		"FAT size":      {func(b []byte) { le.PutUint32(b[36:], 0) }, "FATs of 0 sectors"},
+		"active FAT":    {func(b []byte) { b[40] = 0x82 }, "FAT 2 of 2"},
+		"second FAT":    {func(b []byte) { b[40] = 0x81; clear(b[32*512:][:l.geo.fat*512]) }, ""},
+		"first FAT":     {func(b []byte) { b[40] = 0x80; clear(b[(32+l.geo.fat)*512:][:l.geo.fat*512]) }, ""},
+		"mirrored":      {func(b []byte) { b[40] = 0x01; clear(b[(32+l.geo.fat)*512:][:l.geo.fat*512]) }, ""},
+		"reserved bits": {func(b []byte) { setFAT(l, b, 10, 11|0xa<<28) }, ""},
+		"high word":     {func(b []byte) { slotOf(b, "LARGE      ")[21] = 1 }, "it starts in cluster 16777226"},
+		"no BPB":        {func(b []byte) { clear(b) }, "signature"},
+	} {
+		b := bytesOf(t, l)
+		c.damage(b)
+		_, _, err := readAll(b)
+		if c.want == "" && err != nil || c.want != "" && (!errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+// TestTruncated: an image that ends anywhere is an error or reads well, and so
+// is a reader that has less than it says.
+func TestTruncated(t *testing.T) {
+	for typ, l := range samples(t) {
+		b := bytesOf(t, l)
+		for n := 0; n < len(b); n += 1 + n/7 {
+			if _, err := Open(bytes.NewReader(b[:n]), int64(n)); !errors.Is(err, ErrDamaged) {
+				t.Errorf("%s: %d bytes: %v", typ, n, err)
+			}
+			v, err := Open(bytes.NewReader(b[:n]), int64(len(b)))
+			if err == nil {
+				err = v.Tree.WriteText(io.Discard)
+			}
+			if used := int(l.geo.offset(firstCluster + l.used)); (err == nil) != (n >= used) || err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+				t.Errorf("%s: reader of %d bytes: %v", typ, n, err)
+			}
+		}
+	}
+}
+
+// TestLongNames: a long name counts only when it is whole, belongs to its
+// short name, and can be a name.
+func TestLongNames(t *testing.T) {
+	const short = "WITHAL~1"
+	for name, c := range map[string]struct {
+		damage func(slots []byte) // two of the long name, then the short one's
+		want   string
+	}{
+		"good":          {func([]byte) {}, "with a long name"},
+		"checksum":      {func(b []byte) { b[13]++ }, short},
+		"checksums":     {func(b []byte) { b[32+13]++ }, short},
+		"other name":    {func(b []byte) { b[64] = 'X' }, "XITHAL~1"},
+		"order":         {func(b []byte) { b[32] = 2 }, short},
+		"no start":      {func(b []byte) { b[0] = 2 }, short},
+		"start missing": {func(b []byte) { b[0] = 0xe5 }, short},
+		"end missing":   {func(b []byte) { b[32] = 0xe5 }, short},
+		"many":          {func(b []byte) { b[0] = 0x40 | 21 }, short},
+		"none":          {func(b []byte) { b[0] = 0x40 }, short},
+		"empty":         {func(b []byte) { b[32+1] = 0 }, short},
+		"slash":         {func(b []byte) { b[32+1] = '/' }, short},
+		"dot":           {func(b []byte) { b[32+1], b[32+3] = '.', 0 }, short},
+		"dot dot":       {func(b []byte) { b[32+1], b[32+3], b[32+5] = '.', '.', 0 }, short},
+		"surrogate":     {func(b []byte) { b[32+2] = 0xd8 }, short},
+		"low surrogate": {func(b []byte) { b[32+2] = 0xdc }, short},
+		"ends early":    {func(b []byte) { b[32+9] = 0 }, "with"},
+		"label between": {func(b []byte) { copy(b[32:], b[64:]); b[32+11] = attrVolumeID }, short},
+		"read-only":     {func(b []byte) { b[64+11] |= attrReadOnly }, "with a long name"},
+		"code page":     {func(b []byte) { b[64], b[65] = 0x05, 0x80 }, "σÇTHAL~1"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := bytesOf(t, samples(t)[FAT12])
+			at := bytes.Index(b, []byte(short)) - 2*slotSize
+			c.damage(b[at:][:3*slotSize])
+			_, v, err := readAll(b)
+			if err != nil {
+				t.Fatal(err)
+			}
+			n := v.Tree.Lookup(c.want)
+			if n == nil {
+				t.Fatalf("there is no %q", c.want)
+			}
+			if want := map[bool]uint32{false: 0o644, true: 0o444}[name == "read-only"]; n.Mode != want {
+				t.Errorf("mode %#o, want %#o", n.Mode, want)
+			}
+		})
+	}
+}
+
+// zeros is an image that goes on with zeros.
+type zeros []byte
+
+func (z zeros) ReadAt(b []byte, off int64) (int, error) {
+	clear(b)
+	if off < int64(len(z)) {
+		copy(b, z[off:])
+	}
+	return len(b), nil
+}
+
+// TestHuge: a boot sector that claims the largest volume costs no memory for
+// what is not there.
+func TestHuge(t *testing.T) {
+	b := bytesOf(t, smallFAT32(t, tree.New()))[:512]
+	le.PutUint32(b[32:], 1<<32-1)
+	le.PutUint32(b[36:], 1<<25)
+	v, err := Open(zeros(b), 1<<50)
+	if err != nil || v.Tree.Len() != 1 {
+		t.Errorf("Open: %v", err)
+	}
+}
+
+// TestLongDirectory: a directory has at most 65,536 entries.
+func TestLongDirectory(t *testing.T) {
+	tr := tree.New()
+	if err := tr.Add(tree.Node{Path: "F", Type: tree.Regular, Size: maxSlots*slotSize + 512, Content: deleted{}}); err != nil {
+		t.Fatal(err)
+	}
+	l, err := Plan(tr, Params{Type: FAT16, ClusterSize: 512})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := bytesOf(t, l)
+	slotOf(b, "F          ")[11] = attrDirectory
+	if _, _, err := readAll(b); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "65536") {
+		t.Errorf("Open: %v", err)
+	}
+	setFAT(l, b, firstCluster+maxSlots*slotSize/512-1, 0xffff)
+	if _, v, err := readAll(b); err != nil || v.Tree.Len() != 2 {
+		t.Errorf("Open: %v", err)
+	}
+}
+
+// deleted is a content of deleted entries.
+type deleted struct{}
+
+func (deleted) Open() (io.ReadCloser, error) {
+	return io.NopCloser(bytes.NewReader(bytes.Repeat([]byte{0xe5}, maxSlots*slotSize+512))), nil
+}
+
+// TestDeep: a path that never ends is an error.
+func TestDeep(t *testing.T) {
+	tr := tree.New()
+	path := "D"
+	for range 100 {
+		if err := tr.Add(tree.Node{Path: path, Type: tree.Directory}); err != nil {
+			t.Fatal(err)
+		}
+		path += "/D"
+	}
+	l, err := Plan(tr, Params{ClusterSize: 512, Type: FAT16})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := bytesOf(t, l)
+	for i := range b { // eleven characters instead of one
+		if bytes.HasPrefix(b[i:], []byte("D          \x10")) {
+			copy(b[i:], "DDDDDDDDDDD")
+		}
+	}
+	if _, _, err := readAll(b); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "1024") {
+		t.Errorf("Open: %v", err)
+	}
+}
+
+// FuzzOpen damages images. Opening one must not fail but by an error, and what
+// opens and can be written again reads back the same.
+func FuzzOpen(f *testing.F) {
+	for _, l := range samples(f) {
+		b := bytesOf(f, l)
+		f.Add(b[:l.geo.offset(firstCluster+l.used)], uint32(len(b)))
+	}
+	f.Fuzz(func(t *testing.T, b []byte, size uint32) {
+		v, err := Open(zeros(b), int64(size%(64<<20)))
+		if err != nil {
+			return
+		}
+		var first strings.Builder
+		if err := v.Tree.WriteText(&first); err != nil {
+			if !errors.Is(err, ErrDamaged) {
+				t.Fatalf("contents: %v", err)
+			}
+			return
+		}
+		p := Params{ClusterSize: 4096, RootEntries: maxRootEntries, Label: "FUZZ"}
+		l, err := Plan(v.Tree, p)
+		if err != nil {
+			return // a name that others allow
+		}
+		again, _, err := readAll(bytesOf(t, l))
+		if again = strings.ReplaceAll(again, " 0444 ", " 0644 "); err != nil || again != strings.ReplaceAll(first.String(), " 0444 ", " 0644 ") {
+			t.Fatalf("written again: %v\n%s\nwas:\n%s", err, again, first.String())
+		}
+	})
+}
