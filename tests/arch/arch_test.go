@@ -34,6 +34,7 @@ fsbuild/internal/contents: fsbuild/tree
 fsbuild/ext4:           fsbuild/tree
 fsbuild/cpio:           fsbuild/internal/contents fsbuild/tree
 fsbuild/tar/entry:      fsbuild/tree
+fsbuild/tar:            fsbuild/internal/contents fsbuild/tar/entry fsbuild/tree
 fsbuild/partition:
 fsbuild/grub:
 fsbuild/qcow2:          github.com/klauspost/compress
