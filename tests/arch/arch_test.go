@@ -36,6 +36,7 @@ fsbuild/swap:
 fsbuild/vfat:           fsbuild/tree
 fsbuild/cpio:           fsbuild/internal/contents fsbuild/tree
 fsbuild/tar/entry:      fsbuild/tree
+fsbuild/tar:            fsbuild/internal/contents fsbuild/tar/entry fsbuild/tree
 fsbuild/partition:
 fsbuild/grub:
 fsbuild/internal/disk:  fsbuild/tree

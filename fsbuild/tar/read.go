@@ -1,0 +1,357 @@
+package tar
+
+import (
+	"archive/tar"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"path"
+	"slices"
+	"strings"
+
+	"cairn/fsbuild/tar/entry"
+	"cairn/fsbuild/tree"
+)
+
+// Limits bound one archive. A field that is zero stands for its default.
+type Limits = entry.Limits
+
+// Options say how to read. The zero value is for an archive from a stranger.
+type Options struct {
+	// KeepXattr tells which attributes to keep. nil means those that belong
+	// to an image: user.*, security.capability and POSIX ACLs, without what
+	// would forge the bookkeeping of overlayfs or of rootless runtimes.
+	KeepXattr func(name string) bool
+	Limits    Limits
+}
+
+// EntryError is the error of one entry.
+type EntryError struct {
+	Name string // as the archive spells it
+	Err  error
+}
+
+// Error returns the name, quoted, and the cause.
+func (e *EntryError) Error() string { return fmt.Sprintf("read tar entry %q: %v", e.Name, e.Err) }
+
+// Unwrap returns the cause.
+func (e *EntryError) Unwrap() error { return e.Err }
+
+// Read reads the archive in the first size bytes of src. Contents of the tree
+// are read from src when they are opened, so src must stay as it is; it is
+// used concurrently if they are.
+//
+// The tree is what extracting into an empty directory would give, with the
+// root as "/": later entries win over earlier ones, an entry for a directory
+// keeps what is in it, and links in the archive's own names are followed
+// inside the root. Directories that have no entry are 0755, root's, time 0. A
+// leading slash is taken off; "..", a hard link to nothing or to a directory,
+// and whatever would replace a directory with something in it are errors.
+// Whiteouts of OCI layers are files like others. Bytes behind the end of the
+// archive are ignored. An error in an entry is an [*EntryError].
+func Read(ctx context.Context, src io.ReaderAt, size int64, o Options) (*tree.Tree, error) {
+	if o.KeepXattr == nil {
+		o.KeepXattr = entry.KeepXattr
+	}
+	o.Limits = o.Limits.Filled()
+	r := &reader{o: o, src: src, in: &window{r: io.NewSectionReader(src, 0, size)}}
+	r.nodes = map[string]*node{".": {Node: *tree.New().Lookup(".")}}
+	if err := r.all(ctx); err != nil {
+		return nil, err
+	}
+	return r.tree()
+}
+
+// node is a node that may still be replaced.
+type node struct {
+	tree.Node
+	kids int
+}
+
+// reader is the state of one Read. Keys of nodes have no symlink in them.
+type reader struct {
+	o       Options
+	src     io.ReaderAt
+	in      *window
+	nodes   map[string]*node
+	inode   uint64 // that was given last
+	entries int
+	devices int
+	bytes   int64
+}
+
+func (r *reader) all(ctx context.Context) error {
+	tr := tar.NewReader(r.in)
+	last := ""
+	for start := int64(0); ; {
+		h, err := tr.Next()
+		switch {
+		case errors.Is(err, io.EOF) && start <= r.in.r.Size():
+			return nil
+		case errors.Is(err, io.EOF): // within the padding
+			err = io.ErrUnexpectedEOF
+			fallthrough
+		case err != nil && !errors.Is(err, tar.ErrInsecurePath): // the names are checked here
+			return fmt.Errorf("read tar archive after %q: %w", last, err)
+		}
+		if err := ctx.Err(); err != nil {
+			return err
+		}
+		last = h.Name
+		end, err := r.entry(h, tr, start)
+		if err != nil {
+			return &EntryError{Name: h.Name, Err: err}
+		}
+		start = (end + 511) &^ 511
+	}
+}
+
+// entry adds one entry whose headers begin at start, and returns where its
+// data ends.
+func (r *reader) entry(h *tar.Header, tr *tar.Reader, start int64) (end int64, err error) {
+	if h.Typeflag == tar.TypeXGlobalHeader {
+		return r.in.off, checkGlobal(h.PAXRecords)
+	}
+	if r.entries++; r.entries > r.o.Limits.Entries {
+		return 0, fmt.Errorf("%w: more than %d entries", ErrLimit, r.o.Limits.Entries)
+	}
+	n, err := r.node(h)
+	if err != nil {
+		return 0, err
+	}
+	if n.Path == "." {
+		if n.Type != tree.Directory {
+			return 0, fmt.Errorf("%w: the root is not a directory", ErrUnsafe)
+		}
+		r.nodes["."].Node = n
+		return r.in.off, nil
+	}
+	dir, err := r.directory(path.Dir(n.Path))
+	if err != nil {
+		return 0, fmt.Errorf("parent: %w", err)
+	}
+	n.Path, err = r.o.Limits.Clean(path.Join(dir, path.Base(n.Path)))
+	if err != nil { // links made it too long
+		return 0, err
+	}
+	if h.Typeflag == tar.TypeLink {
+		return r.in.off, r.link(n.Path, h.Linkname)
+	}
+	if end, err = r.content(&n, h, tr, start); err != nil {
+		return 0, err
+	}
+	return end, r.put(n)
+}
+
+// checkGlobal accepts a global header that changes nothing. Others would have
+// to be merged into each entry, which archive/tar leaves undone.
+func checkGlobal(records map[string]string) error {
+	for key := range records {
+		if key != "comment" {
+			return fmt.Errorf("%w: a global header", ErrUnsupported)
+		}
+	}
+	return nil
+}
+
+// types are the types of nodes by that of an entry, except hard links.
+var types = map[byte]tree.Type{
+	tar.TypeReg: tree.Regular, tar.TypeCont: tree.Regular, tar.TypeGNUSparse: tree.Regular,
+	tar.TypeDir: tree.Directory, tar.TypeSymlink: tree.Symlink, tar.TypeChar: tree.CharDevice,
+	tar.TypeBlock: tree.BlockDevice, tar.TypeFifo: tree.FIFO,
+}
+
+// node makes a node of a header, without content and not yet in its place.
+func (r *reader) node(h *tar.Header) (n tree.Node, err error) {
+	if n.Path, err = r.o.Limits.Clean(h.Name); err != nil {
+		return n, err
+	}
+	if h.Typeflag == tar.TypeLink {
+		return n, nil
+	}
+	var ok bool
+	if n.Type, ok = types[h.Typeflag]; !ok {
+		return n, fmt.Errorf("%w: type %q", ErrUnsupported, h.Typeflag)
+	}
+	if n.UID, err = entry.ID(int64(h.Uid)); err != nil {
+		return n, err
+	}
+	if n.GID, err = entry.ID(int64(h.Gid)); err != nil {
+		return n, err
+	}
+	if n.Xattrs, err = entry.Xattrs(h.PAXRecords, r.o.KeepXattr, r.o.Limits.XattrBytes); err != nil {
+		return n, err
+	}
+	n.Mode = uint32(h.Mode & 0o7777)
+	n.MTime = tree.Time{Sec: h.ModTime.Unix(), Nsec: uint32(h.ModTime.Nanosecond())}
+	switch n.Type {
+	case tree.Symlink:
+		n.Mode, n.Target = 0o777, h.Linkname // a symlink has no mode of its own
+		if n.Target == "" || len(n.Target) > r.o.Limits.NameBytes {
+			return n, fmt.Errorf("%w: a link target of %d bytes", ErrUnsafe, len(n.Target))
+		}
+	case tree.CharDevice, tree.BlockDevice:
+		n.Major, n.Minor = uint32(h.Devmajor), uint32(h.Devminor)
+		if r.devices++; r.devices > r.o.Limits.Devices {
+			return n, fmt.Errorf("%w: more than %d devices", ErrLimit, r.o.Limits.Devices)
+		}
+		err = entry.CheckDevice(h)
+	default: // has nothing more
+	}
+	return n, err
+}
+
+// content gives a regular file its content. That of a sparse one is read, to
+// see that it is sound and where it ends.
+func (r *reader) content(n *tree.Node, h *tar.Header, tr io.Reader, start int64) (end int64, err error) {
+	if n.Type != tree.Regular {
+		return r.in.off, nil
+	}
+	if r.bytes += h.Size; h.Size > r.o.Limits.TotalBytes || r.bytes > r.o.Limits.TotalBytes {
+		return 0, fmt.Errorf("%w: more than %d bytes", ErrLimit, r.o.Limits.TotalBytes)
+	}
+	n.Size = h.Size
+	f := file{src: r.src, off: r.in.off, size: n.Size}
+	end = f.off + f.size
+	if entry.IsSparse(h) {
+		if _, err := io.Copy(io.Discard, tr); err != nil {
+			return 0, fmt.Errorf("read sparse data: %w", err)
+		}
+		f.off, f.sparse, end = start, true, r.in.off
+	}
+	n.Content = &f
+	if n.Size >= holesFrom {
+		n.Content = &large{file: f}
+	}
+	return end, nil
+}
+
+// put puts a node in its place, if what is there gives way.
+func (r *reader) put(n tree.Node) error {
+	old, ok := r.nodes[n.Path]
+	switch {
+	case !ok:
+		r.nodes[n.Path] = &node{Node: n}
+		r.nodes[n.Parent()].kids++
+		return nil
+	case n.Type != tree.Directory && old.kids > 0:
+		return fmt.Errorf("%w: it replaces a directory that is not empty", ErrUnsupported)
+	}
+	old.Node = n
+	return nil
+}
+
+// link gives a file another name.
+func (r *reader) link(name, linkname string) error {
+	target, err := r.o.Limits.Clean(linkname)
+	if err != nil {
+		return fmt.Errorf("hard link target: %w", err)
+	}
+	dir, err := r.resolve(path.Dir(target))
+	if err != nil {
+		return fmt.Errorf("hard link to %q: %w", linkname, err)
+	}
+	old, ok := r.nodes[path.Join(dir, path.Base(target))]
+	switch {
+	case !ok:
+		return fmt.Errorf("hard link to %q: %w", linkname, fs.ErrNotExist)
+	case old.Type == tree.Directory:
+		return fmt.Errorf("%w: hard link to the directory %q", ErrUnsafe, linkname)
+	case old.Path == name:
+		return nil
+	case old.Inode == 0:
+		r.inode++
+		old.Inode = r.inode
+	}
+	n := old.Node
+	n.Path = name
+	return r.put(n)
+}
+
+const maxLinks = 40 // symlinks followed in one name, as the kernel does (MAXSYMLINKS)
+
+var errLoop = fmt.Errorf("%w: too many symbolic links in the name", ErrUnsafe)
+
+// resolve follows the symlinks of a clean name as chroot(2) would. What does
+// not exist is kept as it is spelled.
+func (r *reader) resolve(name string) (string, error) {
+	if n, ok := r.nodes[name]; ok && n.Type == tree.Directory {
+		return name, nil
+	}
+	done, links := ".", 0
+	for todo := name; todo != ""; {
+		var c string
+		c, todo, _ = strings.Cut(todo, "/")
+		switch c {
+		case "", ".":
+			continue
+		case "..":
+			done = path.Dir(done)
+			continue
+		}
+		done = path.Join(done, c)
+		n, ok := r.nodes[done]
+		if !ok || n.Type != tree.Symlink {
+			continue
+		}
+		if links++; links > maxLinks {
+			return "", errLoop
+		}
+		if done = path.Dir(done); n.Target[0] == '/' {
+			done = "."
+		}
+		todo = n.Target + "/" + todo
+	}
+	return r.o.Limits.Clean(done) // links may have made it too long, or too deep
+}
+
+// directory returns the path of a directory by its name, and makes what is
+// missing on the way.
+func (r *reader) directory(name string) (string, error) {
+	dir, err := r.resolve(name)
+	if err != nil {
+		return "", err
+	}
+	var missing []string
+	for p := dir; ; p = path.Dir(p) {
+		if n, ok := r.nodes[p]; !ok {
+			missing = append(missing, p)
+			continue
+		} else if n.Type != tree.Directory {
+			return "", fmt.Errorf("%q: %w", p, tree.ErrNotDir)
+		}
+		break
+	}
+	for _, p := range slices.Backward(missing) {
+		if err := r.put(tree.Node{Path: p, Type: tree.Directory, Mode: 0o755}); err != nil {
+			return "", err
+		}
+	}
+	return dir, nil
+}
+
+// tree makes the result.
+func (r *reader) tree() (*tree.Tree, error) {
+	names := map[uint64]int{}
+	paths := make([]string, 0, len(r.nodes))
+	for p, n := range r.nodes {
+		names[n.Inode]++
+		paths = append(paths, p)
+	}
+	slices.Sort(paths) // parents first
+	t := tree.New()
+	for _, p := range paths {
+		n := r.nodes[p].Node
+		if names[n.Inode] == 1 {
+			n.Inode = 0 // the other names are gone
+		}
+		if p == "." {
+			*t.Lookup(".") = n
+		} else if err := t.Add(n); err != nil {
+			return nil, fmt.Errorf("read tar archive: %w", err)
+		}
+	}
+	return t, nil
+}
