@@ -37,6 +37,7 @@ fsbuild/internal/disk:  fsbuild/tree
 fsbuild/internal/deflate:
 fsbuild/internal/disktest: fsbuild/tree
 fsbuild/vhd:            fsbuild/tree fsbuild/internal/disk
+fsbuild/vmdk:           fsbuild/tree fsbuild/internal/disk fsbuild/internal/deflate
 fsbuild/qcow2:          fsbuild/tree fsbuild/internal/disk fsbuild/internal/deflate github.com/klauspost/compress
 fsbuild:                fsbuild/tree fsbuild/ext4 fsbuild/partition fsbuild/grub fsbuild/qcow2 golang.org/x/sys golang.org/x/sync
 oci/layer:              fsbuild/tree golang.org/x/sys golang.org/x/sync
