@@ -3,13 +3,10 @@ package qcow2
 import (
 	"fmt"
 
-	"github.com/klauspost/compress/flate"
 	"github.com/klauspost/compress/zstd"
-)
 
-// deflateWindow is the largest distance in our deflate streams, in bytes: QEMU
-// deflates with a window of 12 bits and promises readers no more.
-const deflateWindow = 1 << 12
+	"cairn/fsbuild/internal/deflate"
+)
 
 // encoder compresses one cluster at a time. Its output depends on src only,
 // never on what it compressed before.
@@ -21,7 +18,7 @@ type encoder interface {
 func newEncoder(g geometry) (encoder, error) {
 	switch g.compression {
 	case Deflate:
-		return newDeflater()
+		return newDeflater(g.window)
 	case Zstd:
 		return newZstdEncoder(int(g.clusterSize))
 	default:
@@ -34,39 +31,17 @@ type storer struct{}
 
 func (storer) encode(dst, src []byte) ([]byte, error) { return append(dst, src...), nil }
 
-type deflater struct {
-	w   *flate.Writer
-	out buffer
-}
+type deflater struct{ e *deflate.Encoder }
 
-func newDeflater() (*deflater, error) {
-	d := &deflater{}
-	var err error
-	if d.w, err = flate.NewWriterWindow(&d.out, deflateWindow); err != nil {
-		return nil, fmt.Errorf("start deflate encoder: %w", err)
+func newDeflater(window int) (deflater, error) {
+	e, err := deflate.NewEncoder(window)
+	if err != nil {
+		return deflater{}, fmt.Errorf("start deflate encoder: %w", err)
 	}
-	return d, nil
+	return deflater{e}, nil
 }
 
-func (d *deflater) encode(dst, src []byte) ([]byte, error) {
-	d.out.b = dst
-	d.w.Reset(&d.out)
-	if _, err := d.w.Write(src); err != nil {
-		return nil, fmt.Errorf("deflate cluster: %w", err)
-	}
-	if err := d.w.Close(); err != nil {
-		return nil, fmt.Errorf("deflate cluster: %w", err)
-	}
-	return d.out.b, nil
-}
-
-// buffer is an io.Writer onto a slice.
-type buffer struct{ b []byte }
-
-func (b *buffer) Write(p []byte) (int, error) {
-	b.b = append(b.b, p...)
-	return len(p), nil
-}
+func (d deflater) encode(dst, src []byte) ([]byte, error) { return d.e.Encode(dst, src), nil }
 
 type zstdEncoder struct{ e *zstd.Encoder }
 

@@ -54,25 +54,30 @@ func TestEncodersForget(t *testing.T) {
 	}
 }
 
-// TestDeflateDistances inflates in small pieces through a window that holds
-// only 4 KiB, as a reader may.
-func TestDeflateDistances(t *testing.T) {
-	e, err := newDeflater()
-	if err != nil {
-		t.Fatal(err)
-	}
-	for i, c := range clusters(rand.New(rand.NewPCG(2, 2)), DefaultClusterSize, 60) {
-		packed, err := e.encode(nil, c)
+// TestDeflateWindow takes clusters through every window; that distances stay
+// within it is tested where the streams are made.
+func TestDeflateWindow(t *testing.T) {
+	for window, reach := range map[int]int{0: 4 << 10, 256: 256, 32 << 10: 32 << 10} {
+		g, err := newGeometry(1<<20, Options{Window: window})
 		if err != nil {
 			t.Fatal(err)
 		}
-		got, err := io.ReadAll(flate.NewReader(bytes.NewReader(packed)))
-		if err != nil || !bytes.Equal(got, c) {
-			t.Errorf("cluster %d does not inflate to itself: %v", i, err)
+		e, err := newEncoder(g)
+		if err != nil {
+			t.Fatal(err)
 		}
-		far, err := farthest(packed)
-		if err != nil || far > deflateWindow {
-			t.Errorf("cluster %d: distance %d, want at most %d (%v)", i, far, deflateWindow, err)
+		for i, c := range clusters(rand.New(rand.NewPCG(2, 2)), DefaultClusterSize, 60) {
+			packed, err := e.encode(nil, c)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got, err := io.ReadAll(flate.NewReader(bytes.NewReader(packed)))
+			if err != nil || !bytes.Equal(got, c) {
+				t.Errorf("cluster %d does not inflate to itself: %v", i, err)
+			}
+		}
+		if g.window != reach {
+			t.Errorf("window %d reaches %d bytes, want %d", window, g.window, reach)
 		}
 	}
 }

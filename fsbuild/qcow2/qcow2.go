@@ -1,26 +1,31 @@
 // Package qcow2 writes and reads QEMU copy-on-write images. See [Reader] for
 // what is read.
 //
-// A [Writer] makes version 3 (or 2) from a stream of ascending writes: what is never written, or written as zeros, takes
-// no cluster. Clusters are compressed by parallel workers; the bytes are the
-// same for any number of them. There is no backing file, external data file,
-// snapshot, encryption or internal bitmap, and a written image is never changed.
+// A [Writer] makes version 3 (or 2) from a stream of ascending writes: what is
+// never written, or written as zeros, takes no cluster. Clusters are compressed
+// by parallel workers; the bytes are the same for any number of them. There is
+// no backing file, external data file, snapshot, encryption or internal bitmap,
+// and a written image is never changed.
 //
 // The format is specified in QEMU's docs/interop/qcow2.txt (as of QEMU 9). All
 // numbers on disk are big-endian. The file is laid out as
 //
 //	header | L1 table | data, with L2 tables and refcount blocks between | refcount table | last refcount blocks
 //
-// Deflate streams keep their distances within 4 KiB, the window that QEMU's own
-// encoder uses: wider ones happen to be read by QEMU itself, but not by readers
-// that inflate in pieces through a window of that size.
+// Unless asked otherwise, deflate streams keep their distances within 4 KiB,
+// the window that QEMU's own encoder uses: wider ones happen to be read by QEMU
+// itself, but not by readers that inflate in pieces through a window of that
+// size.
 package qcow2
 
 import (
+	"cmp"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/bits"
+
+	"cairn/fsbuild/internal/deflate"
 )
 
 // Compression says how data clusters are stored. A cluster that does not
@@ -37,12 +42,17 @@ const (
 // DefaultClusterSize is qemu-img's, in bytes.
 const DefaultClusterSize = 64 << 10
 
+// DefaultWindow is the largest distance in deflate streams, in bytes: QEMU
+// deflates with a window of 12 bits and promises readers no more.
+const DefaultWindow = 4 << 10
+
 // Options change the image from qemu-img's defaults. The zero value is a
 // version 3 image with Deflate.
 type Options struct {
 	Version     int         // 2 or 3; 0 means 3
 	ClusterSize int         // bytes, a power of two from 512 to 2 MiB; 0 means DefaultClusterSize
 	Compression Compression // method for data clusters
+	Window      int         // largest distance in deflate streams, a power of two from 256 to 32 KiB; 0 means DefaultWindow
 	Workers     int         // compressing goroutines; 0 means one for each CPU, at most 16. Changes no byte.
 }
 
@@ -81,6 +91,7 @@ type geometry struct {
 	clusterBits int
 	clusterSize int64
 	compression Compression
+	window      int
 	virtualSize int64
 	l2Entries   int64 // guest clusters in one L2 table
 	l1Entries   int64
@@ -98,6 +109,7 @@ func newGeometry(virtualSize int64, o Options) (geometry, error) {
 		clusterBits: bits.Len(uint(o.ClusterSize)) - 1,
 		clusterSize: int64(o.ClusterSize),
 		compression: o.Compression,
+		window:      cmp.Or(o.Window, DefaultWindow),
 		virtualSize: virtualSize,
 		l2Entries:   int64(o.ClusterSize) / 8,
 	}
@@ -123,6 +135,8 @@ func (g geometry) check(o Options) error {
 		return fmt.Errorf("compression %d: %w", o.Compression, ErrOption)
 	case o.Compression == Zstd && o.Version == 2:
 		return fmt.Errorf("zstd in version 2: %w", ErrOption)
+	case bits.OnesCount(uint(g.window)) != 1 || g.window < deflate.MinWindow || g.window > deflate.MaxWindow:
+		return fmt.Errorf("window of %d bytes: %w", g.window, ErrOption)
 	case o.Workers < 0:
 		return fmt.Errorf("%d workers: %w", o.Workers, ErrOption)
 	case g.virtualSize <= 0 || g.virtualSize%512 != 0:

@@ -164,6 +164,7 @@ var variants = map[string]qcow2.Options{
 	"4 KiB":          {ClusterSize: 4096},
 	"4 KiB plain v2": {ClusterSize: 4096, Compression: qcow2.None, Version: 2},
 	"2 MiB":          {ClusterSize: 2 << 20},
+	"32 KiB window":  {Window: 32 << 10},
 	"2 MiB zstd":     {ClusterSize: 2 << 20, Compression: qcow2.Zstd},
 }
 
@@ -485,6 +486,8 @@ func TestBadOptions(t *testing.T) {
 		"odd clusters":       {512, qcow2.Options{ClusterSize: 65535}, qcow2.ErrOption},
 		"negative clusters":  {512, qcow2.Options{ClusterSize: -512}, qcow2.ErrOption},
 		"zstd in version 2":  {512, qcow2.Options{Version: 2, Compression: qcow2.Zstd}, qcow2.ErrOption},
+		"odd window":         {512, qcow2.Options{Window: 5000}, qcow2.ErrOption},
+		"large window":       {512, qcow2.Options{Window: 64 << 10}, qcow2.ErrOption},
 		"unknown method":     {512, qcow2.Options{Compression: 9}, qcow2.ErrOption},
 		"fewer than no work": {512, qcow2.Options{Workers: -1}, qcow2.ErrOption},
 	} {

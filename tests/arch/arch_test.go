@@ -40,7 +40,11 @@ fsbuild/tar:            fsbuild/internal/contents fsbuild/tar/entry fsbuild/tree
 fsbuild/partition:
 fsbuild/grub:
 fsbuild/internal/disk:  fsbuild/tree
-fsbuild/qcow2:          fsbuild/tree fsbuild/internal/disk github.com/klauspost/compress
+fsbuild/internal/deflate:
+fsbuild/internal/disktest: fsbuild/tree
+fsbuild/vhd:            fsbuild/tree fsbuild/internal/disk
+fsbuild/vmdk:           fsbuild/tree fsbuild/internal/disk fsbuild/internal/deflate
+fsbuild/qcow2:          fsbuild/tree fsbuild/internal/disk fsbuild/internal/deflate github.com/klauspost/compress
 fsbuild:                fsbuild/tree fsbuild/ext4 fsbuild/partition fsbuild/grub fsbuild/qcow2 golang.org/x/sys golang.org/x/sync
 oci/layer:              fsbuild/tar/entry fsbuild/tree golang.org/x/sys golang.org/x/sync
 reproducibility:        fsbuild/tree

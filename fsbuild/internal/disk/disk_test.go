@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -113,6 +114,53 @@ func TestCache(t *testing.T) {
 	}
 	bad := errors.New("bad")
 	if _, err := c.Get(9, func() ([]byte, error) { return nil, bad }); !errors.Is(err, bad) {
+		t.Errorf("error = %v", err)
+	}
+}
+
+func TestOrder(t *testing.T) {
+	o := Order{Size: 100}
+	for _, tc := range []struct {
+		n   int
+		off int64
+		ok  bool
+	}{
+		{10, 0, true}, {5, 10, true}, {1, 14, false}, {0, 15, true}, {1, -1, false}, {86, 15, false},
+		{1, 1<<63 - 1, false}, {85, 15, true}, {0, 100, true}, {1, 100, false},
+	} {
+		if err := o.Check(tc.n, tc.off); (err == nil) != tc.ok || err != nil && !errors.Is(err, ErrOrder) {
+			t.Errorf("%d bytes at %d: error = %v", tc.n, tc.off, err)
+		}
+	}
+}
+
+func TestPieces(t *testing.T) {
+	const limit = 4 * holeSize
+	rnd := rand.New(rand.NewPCG(1, 1))
+	for range 300 {
+		off := rnd.Int64N(3 * limit)
+		p := make([]byte, rnd.IntN(5*limit))
+		for range rnd.IntN(8) {
+			if len(p) > 0 {
+				p[rnd.IntN(len(p))] = 1
+			}
+		}
+		got := make([]byte, len(p))
+		end := int64(0)
+		err := Pieces(p, off, limit, func(b []byte, at int64) error {
+			if at < end || at/limit != (at+int64(len(b))-1)/limit || bytes.Equal(b, make([]byte, len(b))) {
+				t.Errorf("piece of %d bytes at %d behind %d", len(b), at, end)
+			}
+			end = at + int64(len(b))
+			copy(got[at-off:], b)
+			return nil
+		})
+		if err != nil || !bytes.Equal(got, p) {
+			t.Fatalf("the pieces are not the whole (%v)", err)
+		}
+	}
+	bad := errors.New("bad")
+	if err := Pieces([]byte{1}, 0, limit, func([]byte, int64) error { return bad }); !errors.Is(err, bad) {
 		t.Errorf("error = %v", err)
 	}
 }

@@ -1,4 +1,4 @@
-package qcow2
+package deflate
 
 import "errors"
 
@@ -21,12 +21,12 @@ func (r *bitReader) bits(n int) int {
 	return v
 }
 
-// huffman maps a code, with a leading 1 bit before it, to its symbol.
-type huffman map[int]int
+// decodeTable maps a code, with a leading 1 bit before it, to its symbol.
+type decodeTable map[int]int
 
-// newHuffman assigns canonical codes (RFC 1951 section 3.2.2).
-func newHuffman(lengths []int) huffman {
-	h, code := huffman{}, 0
+// newDecodeTable assigns canonical codes (RFC 1951 section 3.2.2).
+func newDecodeTable(lengths []int) decodeTable {
+	h, code := decodeTable{}, 0
 	for length := 1; length <= 15; length++ {
 		code <<= 1
 		for symbol, l := range lengths {
@@ -39,7 +39,7 @@ func newHuffman(lengths []int) huffman {
 	return h
 }
 
-func (r *bitReader) symbol(h huffman) (int, error) {
+func (r *bitReader) symbol(h decodeTable) (int, error) {
 	code := 1
 	for range 15 {
 		code = code<<1 | r.bits(1)
@@ -107,7 +107,7 @@ func (r *bitReader) distance(d int) int {
 	return (2+d&1)<<extra + 1 + r.bits(extra)
 }
 
-func (r *bitReader) tables(kind int) (literals, distances huffman, err error) {
+func (r *bitReader) tables(kind int) (literals, distances decodeTable, err error) {
 	if kind == 1 {
 		lengths := make([]int, 288)
 		for i := range lengths {
@@ -120,7 +120,7 @@ func (r *bitReader) tables(kind int) (literals, distances huffman, err error) {
 		for i := range fixed {
 			fixed[i] = 5
 		}
-		return newHuffman(lengths), newHuffman(fixed), nil
+		return newDecodeTable(lengths), newDecodeTable(fixed), nil
 	}
 	if kind == 3 {
 		return nil, nil, errDeflate
@@ -131,14 +131,14 @@ func (r *bitReader) tables(kind int) (literals, distances huffman, err error) {
 	for _, i := range order[:nc] {
 		codes[i] = r.bits(3)
 	}
-	lengths, err := r.codeLengths(newHuffman(codes), nl+nd)
+	lengths, err := r.codeLengths(newDecodeTable(codes), nl+nd)
 	if err != nil {
 		return nil, nil, err
 	}
-	return newHuffman(lengths[:nl]), newHuffman(lengths[nl:]), nil
+	return newDecodeTable(lengths[:nl]), newDecodeTable(lengths[nl:]), nil
 }
 
-func (r *bitReader) codeLengths(h huffman, n int) (lengths []int, err error) {
+func (r *bitReader) codeLengths(h decodeTable, n int) (lengths []int, err error) {
 	for len(lengths) < n {
 		s, err := r.symbol(h)
 		if err != nil {
