@@ -4,6 +4,11 @@
 // the root file system. It makes no core.img (grub-mkimage does, see Modules),
 // writes no grub.cfg, and knows no UEFI.
 //
+// There are two places for core.img: on an MBR disk the gap between the table
+// and the first partition, on a GPT disk a partition of type bios-boot, for
+// which 1 MiB is always enough. GRUB for BIOS counts in sectors of 512 bytes;
+// disks with other ones cannot be booted like this.
+//
 // The places that are patched are those of GRUB 2.06's
 // grub-core/boot/i386/pc/boot.S and diskboot.S, described in GRUB's manual,
 // section "Embedding data"; Debian's 2.06 and 2.12 have the same ones.
@@ -45,8 +50,9 @@ var (
 	ErrCoreImage = errors.New("not a core.img of GRUB 2 for i386-pc")
 )
 
-// SizeError says that core.img does not fit into the gap it was given: use
-// fewer modules, or let the first partition start later.
+// SizeError says that core.img does not fit into the place it was given: use
+// fewer modules, let the first partition of an MBR disk start later, or give a
+// GPT disk a larger BIOS boot partition.
 type SizeError struct {
 	Need, Room uint64 // sectors of 512 bytes
 }
@@ -65,8 +71,10 @@ type Embedding struct {
 
 // Embed patches copies of boot.img and core.img for a core.img at sector
 // start, which may use the sectors before end: 1 and the start of the first
-// partition on an MBR disk; start and end of the BIOS boot partition on GPT.
-// A core.img too large is a *SizeError.
+// partition on an MBR disk; start and end of the BIOS boot partition on GPT,
+// where start is behind the table, which ends before sector 34.
+// A core.img too large for that is a *SizeError, one that no BIOS could load a
+// wrapped ErrCoreImage.
 func Embed(boot, core []byte, start, end uint64) (Embedding, error) {
 	if err := checkImages(boot, core); err != nil {
 		return Embedding{}, fmt.Errorf("embed grub: %w", err)
@@ -85,9 +93,10 @@ func Embed(boot, core []byte, start, end uint64) (Embedding, error) {
 	}, nil
 }
 
-// maxCoreSectors is what the 16-bit count of the block list can say, plus the
-// first sector.
-const maxCoreSectors = 1 + 0xffff
+// maxCoreSize is what GRUB can load: the image without its first sector goes to
+// 0x9000 and must end before 0x78000, see grub-mkimage, which makes none that
+// is larger. It is less than the 16-bit count of the block list can say.
+const maxCoreSize = sectorSize + 0x78000 - 0x9000
 
 func checkImages(boot, core []byte) error {
 	switch {
@@ -99,8 +108,8 @@ func checkImages(boot, core []byte) error {
 		return fmt.Errorf("boot.img has no drive check at 0x%x: %w", bootDriveCheck, ErrBootImage)
 	case len(core) <= sectorSize:
 		return fmt.Errorf("core.img has only %d bytes: %w", len(core), ErrCoreImage)
-	case len(core) > maxCoreSectors*sectorSize:
-		return fmt.Errorf("core.img has %d bytes, more than a block list can hold: %w", len(core), ErrCoreImage)
+	case len(core) > maxCoreSize:
+		return fmt.Errorf("core.img has %d bytes, more than the %d that can be loaded: %w", len(core), maxCoreSize, ErrCoreImage)
 	case binary.LittleEndian.Uint16(core[coreNextSegment:]) != loadSegment:
 		return fmt.Errorf("core.img has no block list at 0x%x: %w", coreNextLBA, ErrCoreImage)
 	}

@@ -14,6 +14,7 @@ import (
 
 	"cairn/fsbuild/grub"
 	"cairn/fsbuild/partition"
+	"cairn/tests/require"
 )
 
 const grubDir = "/usr/lib/grub/i386-pc"
@@ -21,11 +22,7 @@ const grubDir = "/usr/lib/grub/i386-pc"
 // run starts a tool of somebody else, which must be there.
 func run(t *testing.T, pkg, tool string, args ...string) string {
 	t.Helper()
-	path, err := exec.LookPath(tool)
-	if err != nil {
-		t.Fatalf("%v: install %s", err, pkg)
-	}
-	out, err := exec.Command(path, args...).CombinedOutput()
+	out, err := exec.Command(require.Tool(t, tool, pkg), args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s %v: %v\n%s", tool, args, err, out)
 	}
@@ -108,42 +105,96 @@ func TestCoreFitsBeforeTheFirstPartition(t *testing.T) {
 }
 
 // TestSameBytesAsGrubBIOSSetup lets GRUB's own installer write to a disk and
-// compares everything before the partition. It needs a file system on a block
-// device, hence root; without root, TestEmbedChangesOnlyItsPlaces stands alone.
+// compares everything before the root partition. It needs a file system on a
+// block device, hence root; without root, TestEmbedChangesOnlyItsPlaces stands
+// alone.
 func TestSameBytesAsGrubBIOSSetup(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Log("not root: nothing to compare with")
 		return
 	}
 	boot, core := images(t)
-	dir := t.TempDir()
-	table := partition.Table{
-		Label: partition.MBR, Sectors: 2048 * 64, Signature: 0xcafef00d,
-		Partitions: []partition.Partition{{Start: 2048, Sectors: 2048 * 63, Type: partition.Linux, Active: true}},
-	}
-	theirs := filepath.Join(dir, "disk.raw")
-	writeDisk(t, theirs, table, nil)
-	grubBIOSSetup(t, dir, theirs, boot, core)
+	for name, tc := range map[string]struct {
+		table      partition.Table
+		start, end uint64
+	}{
+		"MBR": {partition.Table{
+			Label: partition.MBR, Sectors: 2048 * 64, Signature: 0xcafef00d,
+			Partitions: []partition.Partition{{Start: 2048, Sectors: 2048 * 63, Type: partition.Linux, Active: true}},
+		}, 1, 2048},
+		"GPT":                   {gptDisk(t, 2048, 2048), 2048, 4096},
+		"GPT, behind the table": {gptDisk(t, 34, 2014), 34, 2048},
+		"GPT, in the middle":    {gptDisk(t, 3001, 700), 3001, 3701},
+	} {
+		t.Run(name, func(t *testing.T) {
+			dir := t.TempDir()
+			theirs, ours := filepath.Join(dir, "disk.raw"), filepath.Join(dir, "ours.raw")
+			writeDisk(t, theirs, tc.table, nil, 0)
+			grubBIOSSetup(t, dir, theirs, boot, core)
 
-	e, err := grub.Embed(boot, core, 1, 2048)
-	if err != nil {
-		t.Fatal(err)
+			e, err := grub.Embed(boot, core, tc.start, tc.end)
+			must(t, err)
+			tc.table.BootCode = e.BootCode
+			writeDisk(t, ours, tc.table, e.Core, int64(e.CoreLBA)*512)
+			a, b := readStart(t, theirs), readStart(t, ours)
+			if diff := changed(a, b); len(diff) > 0 {
+				t.Errorf("bytes that differ from grub-bios-setup's: %#x", diff)
+			}
+			if bytes.Equal(a[:440], make([]byte, 440)) {
+				t.Error("grub-bios-setup wrote nothing")
+			}
+		})
 	}
-	table.BootCode = e.BootCode
-	ours := filepath.Join(dir, "ours.raw")
-	writeDisk(t, ours, table, e.Core)
-	a, b := readStart(t, theirs), readStart(t, ours)
-	if diff := changed(a, b); len(diff) > 0 {
-		t.Errorf("bytes that differ from grub-bios-setup's: %#x", diff)
+}
+
+// gptDisk has a BIOS boot partition at sector start, and a root partition from
+// 4 MiB on.
+func gptDisk(t *testing.T, start, sectors partition.LBA) partition.Table {
+	t.Helper()
+	bios, err := partition.ParseType("bios-boot")
+	must(t, err)
+	root, err := partition.ParseType("root-x86-64")
+	must(t, err)
+	return partition.Table{
+		Label: partition.GPT, Sectors: 2048 * 64, DiskGUID: partition.GUID{1},
+		Partitions: []partition.Partition{
+			{Start: start, Sectors: sectors, TypeGUID: bios, GUID: partition.GUID{2}},
+			{Start: 4 * 2048, Sectors: 2048 * 59, TypeGUID: root, GUID: partition.GUID{3}},
+		},
 	}
-	if bytes.Equal(a[:440], make([]byte, 440)) {
-		t.Error("grub-bios-setup wrote nothing")
+}
+
+// TestGrubBIOSSetupRefusesToo a BIOS boot partition that is too small by one
+// sector.
+func TestGrubBIOSSetupRefusesToo(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Log("not root: nothing to compare with")
+		return
+	}
+	boot, core := images(t)
+	need := partition.LBA(len(core)+511) / 512
+	for _, sectors := range []partition.LBA{need, need - 1} {
+		dir := t.TempDir()
+		disk := filepath.Join(dir, "disk.raw")
+		writeDisk(t, disk, gptDisk(t, 2048, sectors), nil, 0)
+		out, theirs := tryGrubBIOSSetup(t, dir, disk, boot, core)
+		_, ours := grub.Embed(boot, core, 2048, 2048+uint64(sectors))
+		if (theirs == nil) != (sectors == need) || (ours == nil) != (sectors == need) {
+			t.Errorf("%d sectors for %d: grub-bios-setup says %v (%s), we %v", sectors, need, theirs, out, ours)
+		}
 	}
 }
 
 // grubBIOSSetup installs onto disk with --no-rs-codes. The images lie on a
 // small file system of their own, which GRUB is told is a second disk.
 func grubBIOSSetup(t *testing.T, dir, disk string, boot, core []byte) {
+	t.Helper()
+	if out, err := tryGrubBIOSSetup(t, dir, disk, boot, core); err != nil {
+		t.Fatalf("grub-bios-setup: %v\n%s", err, out)
+	}
+}
+
+func tryGrubBIOSSetup(t *testing.T, dir, disk string, boot, core []byte) ([]byte, error) {
 	t.Helper()
 	fs, mnt, deviceMap := filepath.Join(dir, "fs.img"), filepath.Join(dir, "mnt"), filepath.Join(dir, "device.map")
 	must(t, os.WriteFile(fs, nil, 0o600))
@@ -156,18 +207,18 @@ func grubBIOSSetup(t *testing.T, dir, disk string, boot, core []byte) {
 	must(t, os.WriteFile(filepath.Join(mnt, "core.img"), core, 0o600))
 	loop := run(t, "util-linux", "findmnt", "-no", "SOURCE", mnt)
 	must(t, os.WriteFile(deviceMap, fmt.Appendf(nil, "(hd0) %s\n(hd1) %s\n", disk, loop), 0o600))
-	run(t, "grub-pc-bin", filepath.Join(grubDir, "grub-bios-setup"),
-		"--no-rs-codes", "-m", deviceMap, "-d", mnt, "(hd0)")
+	setup := require.Tool(t, filepath.Join(grubDir, "grub-bios-setup"), "grub-pc-bin")
+	return exec.Command(setup, "--no-rs-codes", "-m", deviceMap, "-d", mnt, "(hd0)").CombinedOutput()
 }
 
-func writeDisk(t *testing.T, path string, table partition.Table, core []byte) {
+func writeDisk(t *testing.T, path string, table partition.Table, core []byte, offset int64) {
 	t.Helper()
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	must(t, err)
 	defer f.Close()
 	must(t, f.Truncate(int64(table.Sectors)*512))
 	must(t, table.Write(f))
-	_, err = f.WriteAt(core, 512)
+	_, err = f.WriteAt(core, offset)
 	must(t, err)
 }
 
@@ -176,7 +227,7 @@ func readStart(t *testing.T, path string) []byte {
 	f, err := os.Open(path)
 	must(t, err)
 	defer f.Close()
-	b := make([]byte, 2048*512)
+	b := make([]byte, 4<<20)
 	_, err = f.ReadAt(b, 0)
 	must(t, err)
 	return b
@@ -199,6 +250,16 @@ func TestCoreTooLarge(t *testing.T) {
 	var size *grub.SizeError
 	if !errors.As(err, &size) || size.Need != sectors || size.Room != sectors-1 {
 		t.Errorf("error = %v, want a SizeError of %d in %d sectors", err, sectors, sectors-1)
+	}
+}
+
+// TestLargestCore takes what grub-mkimage still makes, and expects that 1 MiB is
+// enough for it.
+func TestLargestCore(t *testing.T) {
+	boot, core := images(t)
+	core = append(core, make([]byte, 0x6f000+512-len(core))...)
+	if _, err := grub.Embed(boot, core, 2048, 4096); err != nil {
+		t.Errorf("core.img of %d bytes: %v", len(core), err)
 	}
 }
 
@@ -254,7 +315,7 @@ func TestWrongImages(t *testing.T) {
 		"no core.img":      {boot, nil, grub.ErrCoreImage},
 		"only diskboot":    {boot, core[:512], grub.ErrCoreImage},
 		"no block list":    {boot, edit(core, 0x1ff, 0), grub.ErrCoreImage},
-		"far too much":     {boot, append(bytes.Clone(core), make([]byte, 65536*512)...), grub.ErrCoreImage},
+		"far too much":     {boot, append(bytes.Clone(core), make([]byte, 0x6f000+512-len(core)+1)...), grub.ErrCoreImage},
 		"an ELF as core":   {boot, append([]byte("\x7fELF"), make([]byte, 4096)...), grub.ErrCoreImage},
 		"swapped by error": {core, boot, grub.ErrBootImage},
 	} {

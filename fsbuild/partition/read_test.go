@@ -112,7 +112,7 @@ func reseal(b []byte, offset int) {
 	h := b[offset : offset+92]
 	le := binary.LittleEndian
 	at, n := le.Uint64(h[72:])*512, uint64(le.Uint32(h[80:]))*uint64(le.Uint32(h[84:]))
-	if at+n <= uint64(len(b)) {
+	if at <= uint64(len(b)) && n <= uint64(len(b))-at {
 		le.PutUint32(h[88:], crc32.ChecksumIEEE(b[at:at+n]))
 	}
 	clear(h[16:20])
@@ -235,22 +235,29 @@ func TestReadError(t *testing.T) {
 }
 
 // FuzzRead: whatever the disk holds, Read returns a table or an error and, if
-// the table can be written, gives it back when read again. Checksums are
-// corrected, so that the fuzzer gets behind them.
+// the table can be written, gives it back when read again. A small disk is
+// given by its first sectors, and by the last one and the backup's entries of a
+// GPT; checksums are corrected, so that the fuzzer gets behind them.
 func FuzzRead(f *testing.F) {
+	gpt := smallGPT(f)
+	gpt.Entries, gpt.Hybrid, gpt.Partitions[0].Type = 4, []int{1}, 0x0b
 	for _, table := range []partition.Table{
-		smallGPT(f),
-		{Label: partition.MBR, Sectors: 64, Partitions: []partition.Partition{{Start: 1, Sectors: 9, Type: 0x83, Active: true}}},
-		{Label: partition.MBR, Sectors: 64, Partitions: []partition.Partition{
-			{Start: 10, Sectors: 50, Type: 0x05}, {}, {}, {}, {Start: 20, Sectors: 10, Type: 0x83}, {Start: 40, Sectors: 10, Type: 0x83},
+		gpt,
+		{Label: partition.MBR, Sectors: 256, Partitions: []partition.Partition{{Start: 1, Sectors: 9, Type: 0x83, Active: true}}},
+		{Label: partition.MBR, Sectors: 256, Partitions: []partition.Partition{
+			{Start: 1, Sectors: 50, Type: 0x05}, {}, {}, {}, {Start: 3, Sectors: 10, Type: 0x83, EBR: 1}, {Start: 40, Sectors: 10, Type: 0x83, EBR: 2},
 		}},
 	} {
-		f.Add(image(f, table))
+		b := image(f, table)
+		f.Add(b[:1536], b[223*512:][:512], b[255*512:])
 	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		for _, offset := range []int{512, len(b)/512*512 - 512} {
-			if offset >= 512 && offset+512 <= len(b) && bytes.HasPrefix(b[offset:], []byte("EFI PART")) {
-				b = bytes.Clone(b)
+	f.Fuzz(func(t *testing.T, head, entries, header []byte) {
+		b := make([]byte, 256*512)
+		copy(b, head)
+		copy(b[223*512:], entries)
+		copy(b[255*512:], header)
+		for _, offset := range []int{512, 255 * 512} {
+			if bytes.HasPrefix(b[offset:], []byte("EFI PART")) {
 				reseal(b, offset)
 			}
 		}
@@ -262,12 +269,11 @@ func FuzzRead(f *testing.F) {
 		if err != nil {
 			return
 		}
-		size := int64(table.Sectors) * int64(table.SectorSize)
-		c := make([]byte, size)
+		clear(b)
 		for _, r := range regions {
-			copy(c[r.Offset:], r.Data)
+			copy(b[r.Offset:], r.Data)
 		}
-		again, err := partition.Read(bytes.NewReader(c), size)
+		again, err := partition.Read(bytes.NewReader(b), int64(len(b)))
 		if err != nil {
 			t.Fatalf("Read of what was read and written: %v", err)
 		}
