@@ -1,0 +1,192 @@
+package mkfs
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"cairn/fsbuild/cpio"
+	"cairn/fsbuild/ext4"
+	"cairn/fsbuild/squashfs"
+	"cairn/fsbuild/tar"
+	"cairn/fsbuild/vfat"
+	"cairn/reproducibility"
+)
+
+// kind is a type of output.
+type kind struct {
+	archive             bool // can be written in a row
+	label, sized, grows bool
+	settings            []string
+	write               func(context.Context, *job, *sink) (Summary, error)
+}
+
+var (
+	extSettings = []string{"block-size", "hash-seed", "inode-ratio", "inode-size", "inodes", "journal-size", "large-dir", "reserved-percent", "uuid"}
+
+	kinds = map[string]kind{
+		"ext4":     {label: true, sized: true, grows: true, settings: extSettings, write: ext(ext4.Ext4)},
+		"ext3":     {label: true, sized: true, grows: true, settings: extSettings, write: ext(ext4.Ext3)},
+		"ext2":     {label: true, sized: true, grows: true, settings: extSettings, write: ext(ext4.Ext2)},
+		"vfat":     {label: true, sized: true, settings: []string{"cluster-size", "fat", "hidden-sectors", "sector-size", "serial"}, write: fat},
+		"squashfs": {settings: []string{"block-size", "compression"}, write: squash},
+		"cpio":     {archive: true, settings: []string{"align"}, write: newc},
+		"tar":      {archive: true, settings: []string{"skip-sockets"}, write: pax},
+	}
+)
+
+func ext(t ext4.Type) func(context.Context, *job, *sink) (Summary, error) {
+	return func(ctx context.Context, j *job, out *sink) (Summary, error) {
+		name := reproducibility.FileSystem(j.Label)
+		p := ext4.Params{
+			Type: t, Label: j.Label, Time: j.time, UUID: j.seed.UUID(name), HashSeed: j.seed.HashSeed(name),
+			Size: j.Size.Bytes, Slack: j.Size.Extra, Factor: j.Size.Factor, GrowTo: j.GrowTo, JournalBySize: true,
+		}
+		set := settings{values: j.Set}
+		set.uuid("uuid", &p.UUID)
+		set.uuid("hash-seed", &p.HashSeed)
+		set.integer("block-size", &p.BlockSize)
+		set.integer("inode-size", &p.InodeSize)
+		set.count("inode-ratio", &p.InodeRatio)
+		set.float("reserved-percent", &p.ReservedPercent)
+		set.boolean("large-dir", &p.LargeDir)
+		var inodes int64
+		set.count("inodes", &inodes)
+		p.Inodes = uint32(min(inodes, 1<<32-1))
+		if set.has("journal-size") {
+			p.JournalBySize = false
+			if set.count("journal-size", &p.JournalSize); p.JournalSize == 0 {
+				p.JournalSize = -1
+			}
+		}
+		if set.err != nil {
+			return Summary{}, set.err
+		}
+		s, err := ext4.Write(ctx, out.at, j.tree, p)
+		return Summary{Size: s.Size, UUID: s.UUID, Inodes: s.Inodes, FreeBytes: s.FreeBlocks * s.BlockSize, MaxSize: s.MaxSize}, err
+	}
+}
+
+func fat(ctx context.Context, j *job, out *sink) (Summary, error) {
+	p := vfat.Params{Label: j.Label, Serial: j.seed.VolumeSerial(reproducibility.FileSystem(j.Label)), Time: j.time, Size: j.Size.Bytes, Slack: j.Size.Extra}
+	set := settings{values: j.Set}
+	set.serial("serial", &p.Serial)
+	set.integer("sector-size", &p.SectorSize)
+	set.integer("cluster-size", &p.ClusterSize)
+	var bits, hidden int64
+	set.count("fat", &bits)
+	set.count("hidden-sectors", &hidden)
+	p.Type, p.HiddenSectors = vfat.Type(min(bits, 255)), uint32(min(hidden, 1<<32-1))
+	if set.err != nil {
+		return Summary{}, set.err
+	}
+	if j.Size.Factor != 0 {
+		return Summary{}, refuse("use --size +BYTES", "option --size: vfat has no size by factor")
+	}
+	s, err := vfat.Write(ctx, out.at, j.tree, p)
+	return Summary{Size: s.Size, UUID: fmt.Sprintf("%04X-%04X", p.Serial>>16, p.Serial&0xffff), FreeBytes: s.FreeBytes}, err
+}
+
+func newc(ctx context.Context, j *job, out *sink) (Summary, error) {
+	p := cpio.Params{Time: j.time}
+	set := settings{values: j.Set}
+	set.integer("align", &p.Align)
+	if set.err != nil {
+		return Summary{}, set.err
+	}
+	s, err := cpio.Write(ctx, out, j.tree, p)
+	return Summary{Size: s.Size, Inodes: s.Inodes}, err
+}
+
+func pax(ctx context.Context, j *job, out *sink) (Summary, error) {
+	p := tar.Params{Time: j.time}
+	set := settings{values: j.Set}
+	set.boolean("skip-sockets", &p.SkipSockets)
+	if set.err != nil {
+		return Summary{}, set.err
+	}
+	s, err := tar.Write(ctx, out, j.tree, p)
+	return Summary{Size: s.Size}, err
+}
+
+// settings are values of --set. The first that is wrong is err.
+type settings struct {
+	values map[string]string
+	err    error
+}
+
+func (s *settings) has(name string) bool {
+	_, ok := s.values[name]
+	return ok
+}
+
+// set converts a value, if it is there.
+func set[T any](s *settings, name, want string, to *T, convert func(string) (T, error)) {
+	text, ok := s.values[name]
+	if !ok || s.err != nil {
+		return
+	}
+	v, err := convert(text)
+	if err != nil {
+		s.err = refuse("it is to be "+want, "option --set: %s=%s: not %s", name, text, want)
+		return
+	}
+	*to = v
+}
+
+func (s *settings) integer(name string, to *int) {
+	set(s, name, "a size in bytes", to, func(text string) (int, error) {
+		n, err := ParseBytes(text)
+		if err == nil && n > 1<<30 {
+			err = strconv.ErrRange
+		}
+		return int(n), err
+	})
+}
+
+func (s *settings) count(name string, to *int64) { set(s, name, "a number", to, ParseBytes) }
+
+func (s *settings) boolean(name string, to *bool) {
+	set(s, name, "true or false", to, strconv.ParseBool)
+}
+
+func (s *settings) float(name string, to *float64) {
+	set(s, name, "a number", to, func(text string) (float64, error) { return strconv.ParseFloat(text, 64) })
+}
+
+func (s *settings) uuid(name string, to *[16]byte) {
+	set(s, name, "a UUID", to, func(text string) (id [16]byte, err error) {
+		b, err := hex.DecodeString(strings.ReplaceAll(text, "-", ""))
+		if err == nil && len(b) != len(id) {
+			err = strconv.ErrSyntax
+		}
+		copy(id[:], b)
+		return id, err
+	})
+}
+
+func (s *settings) serial(name string, to *uint32) {
+	set(s, name, "eight hexadecimal digits", to, func(text string) (uint32, error) {
+		n, err := strconv.ParseUint(strings.ReplaceAll(text, "-", ""), 16, 32)
+		return uint32(n), err
+	})
+}
+
+// ParseBytes reads a number of bytes: a whole number with K, M, G, T or P
+// behind it for powers of 1024, and an optional "iB" or "B" behind that.
+func ParseBytes(text string) (int64, error) {
+	digits := strings.TrimSuffix(strings.TrimSuffix(strings.ToUpper(text), "B"), "I")
+	shift := 0
+	if n := len(digits); n > 0 {
+		if i := strings.IndexByte("KMGTP", digits[n-1]); i >= 0 {
+			shift, digits = 10*(i+1), digits[:n-1]
+		}
+	}
+	n, err := strconv.ParseUint(digits, 10, 63)
+	if err != nil || n > (1<<63-1)>>shift {
+		return 0, fmt.Errorf("%q is not a number of bytes, like 512M", text)
+	}
+	return int64(n) << shift, nil
+}

@@ -1,0 +1,216 @@
+// Package mkfs makes a file system or an archive of a directory, a tar archive
+// or the file system in another image, without privileges. It is what the
+// command "cairn mkfs" does; the formats themselves are fsbuild's.
+package mkfs
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"cairn/fsbuild"
+	"cairn/fsbuild/ext4"
+	"cairn/fsbuild/tree"
+	"cairn/fsbuild/vfat"
+	"cairn/reproducibility"
+)
+
+// A Request says what to make, and of what.
+type Request struct {
+	Type   string // one of Types
+	Source string // a directory, a tar archive, an image of a disk or file system; "-" is a tar archive from Stdin
+	Output string // a file; "-" is Stdout, for archives only
+	Stdin  io.Reader
+	Stdout io.Writer
+	TmpDir string // where an archive that cannot be read twice is kept meanwhile
+
+	Partition int               // number of the partition of Source, 0 when it is a file system itself
+	Label     string            // "" for none
+	Size      Size              // file systems of changeable size only
+	GrowTo    int64             // bytes to which it can be grown; 0 promises nothing
+	Epoch     *time.Time        // latest time of anything; nil for the latest in the tree
+	Owner     *Owner            // of everything; nil leaves owners as they are
+	Seed      string            // hexadecimal; "" for one that follows from the tree
+	Set       map[string]string // settings of the type, see Settings
+}
+
+// Size is how large a file system becomes.
+type Size struct {
+	Bytes  int64   // exactly, 0 for minimal
+	Extra  int64   // free bytes beyond the minimal size
+	Factor float64 // of the minimal size, 0 for 1
+}
+
+// Owner is a user and a group by number.
+type Owner struct{ UID, GID uint32 }
+
+// A Summary says what was made. Fields that a type does not have are zero.
+type Summary struct {
+	Type      string `json:"type"`
+	Path      string `json:"path"`
+	Size      int64  `json:"size"` // in bytes
+	SHA256    string `json:"sha256,omitempty"`
+	Label     string `json:"label,omitempty"`
+	UUID      string `json:"uuid,omitempty"`
+	Inodes    int64  `json:"inodes,omitempty"`
+	FreeBytes int64  `json:"free,omitempty"`
+	MaxSize   int64  `json:"grows_to,omitempty"` // bytes to which it can be grown
+}
+
+// An Error is wrong input, with what to do about it.
+type Error struct {
+	What, Hint string
+}
+
+func (e *Error) Error() string { return e.What }
+
+func refuse(hint, format string, args ...any) error {
+	return &Error{What: fmt.Sprintf(format, args...), Hint: hint}
+}
+
+// Types are the names that Request.Type knows, sorted.
+func Types() []string { return slices.Sorted(maps.Keys(kinds)) }
+
+// Settings are the names that Request.Set knows for a type, sorted.
+func Settings(kind string) []string { return kinds[kind].settings }
+
+// Run makes it. The output appears under its name when it is complete.
+func Run(ctx context.Context, r Request) (Summary, error) {
+	k, ok := kinds[r.Type]
+	if !ok {
+		return Summary{}, refuse("", "type %q is not one of %s", r.Type, strings.Join(Types(), ", "))
+	}
+	if err := r.check(k); err != nil {
+		return Summary{}, err
+	}
+	src, err := openSource(ctx, &r)
+	if err != nil {
+		return Summary{}, err
+	}
+	defer src.close()
+	if r.Owner != nil {
+		for n := range src.tree.All() {
+			n.UID, n.GID = r.Owner.UID, r.Owner.GID
+		}
+	}
+	j := &job{Request: &r, tree: src.tree}
+	if err := j.identify(); err != nil {
+		return Summary{}, err
+	}
+	s, err := j.make(ctx, k)
+	s.Type, s.Path, s.Label = r.Type, r.Output, r.Label
+	return s, err
+}
+
+func (r *Request) check(k kind) error {
+	for _, name := range slices.Sorted(maps.Keys(r.Set)) {
+		if !slices.Contains(k.settings, name) {
+			return refuse("settings of "+r.Type+": "+strings.Join(k.settings, ", "), "option --set: %s does not know %q", r.Type, name)
+		}
+	}
+	switch {
+	case r.Output == "-" && !k.archive:
+		return refuse("name a file", "%s cannot be written to standard output: it is not written in a row", r.Type)
+	case r.Label != "" && !k.label:
+		return refuse("", "option --label: %s has no label", r.Type)
+	case r.Size != Size{} && !k.sized:
+		return refuse("", "option --size: %s is as large as its content", r.Type)
+	case r.GrowTo != 0 && !k.grows:
+		return refuse("use ext4", "option --grow-to: %s does not say how far it grows", r.Type)
+	case r.Partition != 0 && r.Source == "-":
+		return refuse("", "option --partition: standard input is a tar archive")
+	}
+	return nil
+}
+
+// job is a request with what was found out.
+type job struct {
+	*Request
+	tree *tree.Tree
+	seed reproducibility.Seed
+	time time.Time
+}
+
+// identify settles time and seed. Without one given, the seed is a digest of
+// the tree's metadata and of what else decides the bytes, so that two images
+// differ and the same image made again does not.
+func (j *job) identify() (err error) {
+	var latest tree.Time
+	h := sha256.New()
+	for n := range j.tree.All() {
+		if n.MTime.Sec > latest.Sec {
+			latest = n.MTime
+		}
+		fmt.Fprintf(h, "%q %d %o %d %d %d.%d %d %d %d %q\n", n.Path, n.Type, n.Mode, n.UID, n.GID, n.MTime.Sec, n.MTime.Nsec, n.Size, n.Major, n.Minor, n.Target)
+	}
+	j.time = time.Unix(max(latest.Sec, 0), 0).UTC()
+	if latest.Nsec > 0 {
+		j.time = j.time.Add(time.Second) // clamps nothing
+	}
+	if j.Epoch != nil {
+		j.time = *j.Epoch
+	}
+	if j.Seed != "" {
+		if j.seed, err = reproducibility.ParseSeed(j.Seed); err != nil {
+			return refuse("64 hexadecimal digits, as sha256sum prints them", "option --seed: %v", err)
+		}
+		return nil
+	}
+	fmt.Fprintf(h, "%s %q %d\n", j.Type, j.Label, j.time.Unix())
+	j.seed = reproducibility.NewSeed(h.Sum(nil))
+	return nil
+}
+
+// make writes the output.
+func (j *job) make(ctx context.Context, k kind) (Summary, error) {
+	if j.Output == "-" {
+		return k.write(ctx, j, &sink{Writer: j.Stdout})
+	}
+	out, err := fsbuild.CreateOutput(j.Output)
+	if err != nil {
+		return Summary{}, err
+	}
+	defer out.Abort() //nolint:errcheck // after Commit it does nothing, and before it another error is on its way
+	s, err := k.write(ctx, j, &sink{Writer: out.File(), at: out.File()})
+	if err != nil {
+		return Summary{}, explain(err)
+	}
+	// What lies beyond the last byte written is a hole.
+	if err := out.File().Truncate(s.Size); err != nil {
+		return Summary{}, err
+	}
+	if s.SHA256, err = digest(out.File(), s.Size); err != nil {
+		return Summary{}, err
+	}
+	return s, out.Commit()
+}
+
+// sink is where a type is written to; at is nil for a stream.
+type sink struct {
+	io.Writer
+	at io.WriterAt
+}
+
+func digest(f *os.File, size int64) (string, error) {
+	h := sha256.New()
+	if _, err := io.Copy(h, io.NewSectionReader(f, 0, size)); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// explain adds what to do.
+func explain(err error) error {
+	if errors.Is(err, ext4.ErrTooSmall) || errors.Is(err, vfat.ErrTooSmall) {
+		return refuse("give a larger --size, or leave it out for the smallest that holds everything", "%v", err)
+	}
+	return err
+}
