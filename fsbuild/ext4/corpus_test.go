@@ -101,17 +101,13 @@ func TestGenerated(t *testing.T) {
 }
 
 // checkGenerated writes and reads the i-th tree. Directories of thousands of
-// entries cost as much as many other trees: after the first hundred there is
-// one in a hundred.
+// entries cost as much as twenty other trees, so only one in a hundred has them.
 func checkGenerated(t *testing.T, img string, i uint64) {
 	seed := i
-	if i > 100 && i%10 == 3 && i%100 != 3 {
+	if i%10 == 3 && i%100 != 3 {
 		seed += 1_000_001
 	}
 	v := variants[i%uint64(len(variants))]
-	if i >= 100 {
-		v = variants[i*7%uint64(len(variants))]
-	}
 	tr, p := v.suit(fstest.Generate(seed)), v.params()
 	clamp := i/2%2 == 1
 	if clamp {

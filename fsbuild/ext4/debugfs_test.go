@@ -67,9 +67,6 @@ func debugfs(t testing.TB, image string, commands []string) []string {
 	return parts
 }
 
-// entryPattern is a line of "ls -p", whose name may hold a newline.
-var entryPattern = regexp.MustCompile(`(?s)/(\d+)/(\d{6})/(-?\d+)/(-?\d+)/([^/]+)/(\d*)/\n`)
-
 // reader reads an image back into a tree with debugfs alone.
 type reader struct {
 	t      testing.TB
@@ -152,13 +149,14 @@ func (r *reader) names(number, path string) {
 	if path == "." {
 		base = ""
 	}
-	for _, m := range entryPattern.FindAllStringSubmatch(r.lists[number], -1) {
-		switch {
-		case m[5] == "." || m[5] == ".." || m[1] == "0":
-		case m[2][:2] == "04":
-			r.names(m[1], base+m[5])
+	// Lines are /inode/mode/uid/gid/name/size/, and a name may hold a newline.
+	for f := strings.Split(r.lists[number], "/"); len(f) > 7; f = f[7:] {
+		switch inode, mode, name := f[1], f[2], f[5]; {
+		case name == "." || name == ".." || inode == "0":
+		case strings.HasPrefix(mode, "04"):
+			r.names(inode, base+name)
 		default:
-			r.paths[m[1]] = append(r.paths[m[1]], base+m[5])
+			r.paths[inode] = append(r.paths[inode], base+name)
 		}
 	}
 }
@@ -227,7 +225,8 @@ func (r *reader) parse(number, out string) *tree.Node {
 	if n.Type != tree.Directory && r.links[number] > 1 {
 		n.Inode = num(number, 10)
 	}
-	for _, m := range statXattr.FindAllStringSubmatch(out, -1) {
+	_, list, _ := strings.Cut(out, "\nExtended attributes:")
+	for _, m := range statXattr.FindAllStringSubmatch(list, -1) {
 		n.Xattrs = append(n.Xattrs, tree.Xattr{Name: m[1]})
 	}
 	return n

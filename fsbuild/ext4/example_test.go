@@ -76,3 +76,30 @@ func Example_directory() {
 	fmt.Println(usable>>20, "MiB usable; grows to", s.MaxSize>>40, "TiB")
 	// Output: 32 MiB usable; grows to 255 TiB
 }
+
+// A promise to grow to 1 PiB costs groups, which are holes for the most part.
+func Example_growth() {
+	for _, growTo := range []int64{0, 1 << 50} {
+		l, err := ext4.Plan(tree.New(), ext4.Params{UUID: [16]byte{1}, Inodes: 18_000, GrowTo: growTo})
+		if err != nil {
+			fmt.Println(err)
+			return
+		}
+		s := l.Summary()
+		fmt.Println(s.Groups, "groups of", s.InodesPerGroup, "inodes grow to", s.MaxSize>>40, "TiB")
+	}
+	// Output:
+	// 1 groups of 18000 inodes grow to 29 TiB
+	// 37 groups of 496 inodes grow to 1057 TiB
+}
+
+// Ext2 with small blocks, as small file systems have them.
+func Example_ext2() {
+	l, err := ext4.Plan(tree.New(), ext4.Params{UUID: [16]byte{1}, Type: ext4.Ext2, BlockSize: 1024, Inodes: 16})
+	if err != nil {
+		fmt.Println(err)
+		return
+	}
+	fmt.Println(l.Size(), "bytes,", l.Summary().JournalSize, "of them for a journal")
+	// Output: 22528 bytes, 0 of them for a journal
+}

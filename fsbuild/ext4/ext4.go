@@ -1,6 +1,6 @@
-// Package ext4 writes ext4 file systems from a tree, in one pass and without
-// privileges, and reads those that others made, ext2 and ext3 included: see
-// [Reader]. What follows is about writing.
+// Package ext4 writes ext4, ext3 and ext2 file systems from a tree, in one pass
+// and without privileges, and reads those that others made: see [Reader]. What
+// follows is about writing.
 //
 // [Plan] computes the whole layout from metadata: every inode, every block of
 // every file, and the size. [Layout.Write] then emits the image with strictly
@@ -10,24 +10,71 @@
 //
 // # What is written
 //
-// Features: has_journal ext_attr dir_index filetype meta_bg extent 64bit
-// flex_bg (128 groups) sparse_super large_file huge_file dir_nlink extra_isize
-// metadata_csum; blocks of 4 KiB, inodes of 256 bytes, half-MD4 directory
-// hashes. There is no resize_inode and no reserved descriptor: with meta_bg
-// the file system grows online and offline without either. Directories of
-// more than one block are indexed. Extended attributes that fit are kept in
-// the inode, others in a block that equal sets share. POSIX ACLs are converted
-// to ext4's own form. Modification times are the tree's, not later than
-// Params.Time; the other three times of an inode equal Params.Time.
+// Blocks of 1, 2 or 4 KiB, inodes of 128 bytes up to a block, half-MD4
+// directory hashes, and by type:
+//
+//	Ext4  has_journal ext_attr dir_index filetype meta_bg extent 64bit flex_bg
+//	      sparse_super large_file huge_file dir_nlink extra_isize
+//	      metadata_csum, and large_dir on request; 128 groups a flex group
+//	Ext3  has_journal ext_attr dir_index filetype sparse_super large_file
+//	Ext2  the same without has_journal
+//
+// These are mke2fs's features without resize_inode, and with meta_bg in ext4:
+// so the file system grows online and offline without reserved descriptors.
+// Ext2 and ext3 have block maps where ext4 has extents, and grow offline.
+//
+// Directories of more than one block are indexed. Extended attributes that fit
+// are kept in the inode, others in a block that equal sets share; in ext2 all
+// are in blocks, since Linux's own ext2 driver looks nowhere else. POSIX ACLs
+// are converted to ext4's own form. Modification times are the tree's, not
+// later than Params.Time; the other three times of an inode equal Params.Time.
+// Inodes of 128 bytes keep whole seconds, to 2038, and no time of birth.
 //
 // A file is written without holes unless its content implements
 // [tree.Sparse], so that the bytes do not depend on how the source file
 // system happens to store it.
 //
+// # Sizes and growth
+//
+// A file system of minimal size ends with the last block that is needed. It is
+// as large as the smallest that mke2fs -d makes of the same files, journal and
+// number of inodes, but for holes, which mke2fs finds by itself, and the index
+// of large directories, which it leaves out. Params.KernelReserve adds what
+// Linux withholds when it mounts an ext4.
+//
+// The inodes of a group are fixed for life and inode numbers have 32 bits, so
+// the number of inodes that a small file system starts with limits its growth:
+// Summary.MaxSize says to what. Params.GrowTo turns that round: for 1 PiB a
+// group of 128 MiB has at most 496 inodes, and the file system starts with as
+// many groups as its files then need, 4.6 GiB for 18,000 of them. Most of that
+// is a hole.
+//
+// Tools have limits of their own. resize2fs of e2fsprogs 1.47.0 refuses to
+// grow beyond as many blocks of descriptors as a group has blocks: 256 TiB with
+// blocks of 4 KiB, 16 TiB with 2 KiB, less than 1 TiB with 1 KiB. That of 1.47.2
+// goes on to 1 PiB.
+//
+// # Limits
+//
+//	                      Ext4                    Ext3 and Ext2
+//	file size, 4 KiB      2^32-1 blocks: 16 TiB   2194719883264 bytes: 2 TiB
+//	           2 KiB      8 TiB                   275415851008 bytes: 256 GiB
+//	           1 KiB      4 TiB                   17247252480 bytes: 16 GiB
+//	names of a file       65000                   32000
+//	subdirectories        no limit                31998
+//	blocks                64 bits                 2^32-1
+//	directory, 4 KiB      258570 blocks           259588 blocks
+//	           1 KiB      15498 blocks            15748 blocks
+//
+// and a symlink's target is shorter than a block, a file's attributes fit into
+// its inode and one block. large_dir multiplies the size of a directory by the
+// entries of an index block. What is beyond a limit is an error of [Plan] that
+// names the path and the limit.
+//
 // # What is not
 //
-// Other block sizes, inline data, large_dir, ea_inode, quotas, encryption and
-// verity are not written.
+// Inline data, ea_inode, resize_inode, bigalloc, quotas, encryption and verity
+// are not written.
 //
 // Times from 2310-04-04 to 2378-04-22 are stored as the format defines them,
 // but e2fsck before 2242 takes them for damaged times before 1970.
@@ -73,8 +120,10 @@ const (
 )
 
 // Params are what decides the bytes besides the tree. The zero value lacks a
-// UUID, which is required.
+// UUID, which is required. [Plan] refuses what contradicts itself or cannot be
+// represented.
 type Params struct {
+	Type     Type     // Ext4, Ext3 or Ext2
 	UUID     [16]byte // of the file system; required, since roots are found by it
 	HashSeed [16]byte // of directory hashes; zero means the format's fixed seed
 	Label    string   // at most 16 bytes, no NUL
@@ -82,14 +131,14 @@ type Params struct {
 	// birth. Modification times later than it are set to it. The zero Time
 	// stamps 1970-01-01 and clamps nothing. From 1970 to 2446-05-10.
 	Time      time.Time
-	Type      Type
 	BlockSize int // in bytes: 1024, 2048 or 4096; 0 means 4096
 	// InodeSize in bytes: a power of two from 128 to the block size; 0 means
 	// 256. Inodes of 128 bytes have times in whole seconds to 2038, and no
 	// room for xattrs.
 	InodeSize int
-	// Size in bytes, a multiple of the block size. 0 means minimal: the file
-	// system ends with the last block that is needed, plus Slack.
+	// Size in bytes, a multiple of the block size, up to 1 PiB. 0 means
+	// minimal: the file system ends with the last block that is needed, times
+	// Factor, plus Slack.
 	Size int64
 	// Slack is the free space in a file system of minimal size, in bytes,
 	// rounded up to blocks.
@@ -121,9 +170,8 @@ type Params struct {
 	// ReservedPercent of the blocks are for root alone, 0 to 50. They are
 	// among the free ones.
 	ReservedPercent float64
-	// LargeDir allows directories beyond two levels of index (about two
-	// million long names with 4 KiB blocks). Ext4 only; GRUB before 2.12 does not read
-	// such a file system.
+	// LargeDir allows directories with three levels of index (see Limits).
+	// Ext4 only; GRUB 2.06 as published does not read such a file system.
 	LargeDir bool
 }
 
