@@ -40,7 +40,9 @@ func unsupported(format string, a ...any) error {
 // (directories are read in a row, the index is only checked), huge_file,
 // orphan_file, quota and project, casefold (names as they are stored). Checksums
 // (metadata_csum, metadata_csum_seed, uninit_bg) are verified wherever
-// something is read, except those of bitmaps, which are not read.
+// something is read; bitmaps are not read, and the hashes of attributes not
+// verified. A file whose inline data is shorter than its size goes on with a
+// hole.
 //
 // A journal that needs recovery is replayed in memory: blocks of committed
 // transactions hide those of the file system, which is never written. Revoked

@@ -109,7 +109,7 @@ func (r *Reader) parseInode(n *foundInode, b []byte) error {
 		return err
 	}
 	n.size = int64(le.Uint32(b[0x04:]))
-	if t := n.nodeType(); t == tree.Regular || t == tree.Directory {
+	if n.nodeType() == tree.Regular || n.isDir() && r.sb.incompat&featLargeDir != 0 {
 		n.size |= int64(le.Uint32(b[0x6c:])) << 32
 	}
 	if n.size < 0 || n.size > max32*r.dev.blockSize {
@@ -118,7 +118,10 @@ func (r *Reader) parseInode(n *foundInode, b []byte) error {
 	copy(n.root[:], b[0x28:])
 	n.uid = uint32(le.Uint16(b[0x02:])) | uint32(le.Uint16(b[0x78:]))<<16
 	n.gid = uint32(le.Uint16(b[0x18:])) | uint32(le.Uint16(b[0x7a:]))<<16
-	n.xattr = uint64(le.Uint32(b[0x68:])) | uint64(le.Uint16(b[0x76:]))<<32
+	n.xattr = uint64(le.Uint32(b[0x68:]))
+	if r.sb.incompat&feat64Bit != 0 {
+		n.xattr |= uint64(le.Uint16(b[0x76:])) << 32
+	}
 	n.mtime.Sec = int64(int32(le.Uint32(b[0x10:])))
 	if extra >= extraMtime {
 		more := le.Uint32(b[0x88:])

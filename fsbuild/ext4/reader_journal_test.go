@@ -475,3 +475,50 @@ func syncFile(t testing.TB, name string, round int) {
 		t.Fatal(err)
 	}
 }
+
+// TestReadDebugfsJournal: debugfs writes transactions into the journal. With
+// -v 2, debugfs 1.47.0 writes checksums of version 1, and for a revocation one
+// that neither e2fsck nor Linux accepts.
+func TestReadDebugfsJournal(t *testing.T) {
+	dir := scratchDir(t)
+	img := filepath.Join(dir, "fs.img")
+	data := filepath.Join(dir, "data")
+	if err := os.WriteFile(data, bytes.Repeat(append(bytes.Clone(magic), bytes.Repeat([]byte("new"), 340)...), 3)[:2048], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		mkfs, open string
+		revoke     bool
+	}{{"-O ^metadata_csum,^64bit", "jo", true}, {"-O ^metadata_csum", "jo -c -v 2", false}, {"-O metadata_csum", "jo -c -v 3", true}} {
+		src := t.TempDir()
+		materialise(t, src, build(t, file("f", strings.Repeat("old", 1000))))
+		mke2fs(t, img, append(strings.Fields("-t ext4 -b 1024 -d "+src), strings.Fields(c.mkfs)...)...)
+		f := strings.Fields(run(t, "debugfs", "-R", "blocks /f", img))
+		f = f[len(f)-3:]
+		script := filepath.Join(dir, "script")
+		commands := []string{c.open, "jw -b " + f[0] + "," + f[1] + " " + data, "jw -b " + f[2] + "," + f[0] + " " + data}
+		want := 2
+		if c.revoke {
+			commands = append(commands, "jw -r "+f[2]+" /dev/null")
+			want = 3
+		}
+		commands = append(commands, "jc")
+		if err := os.WriteFile(script, []byte(strings.Join(commands, "\n")+"\n"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		run(t, "debugfs", "-w", "-f", script, img)
+		dirty, err := os.ReadFile(img)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r := openBytes(t, dirty)
+		got := readTree(t, r)
+		content := string(read(t, got.Lookup("f").Content))
+		if r.Info().Replayed != want || !strings.Contains(content[:2048], "new") || strings.Contains(content[2048:], "old") != c.revoke {
+			t.Errorf("%v: %d transactions, content %.20q", c, r.Info().Replayed, content)
+		}
+		if diff := firstDiff(text(t, readTree(t, openImage(t, fsckCopy(t, dirty)))), text(t, got)); diff != "" {
+			t.Errorf("%v: %s", c, diff)
+		}
+	}
+}

@@ -18,6 +18,7 @@ const (
 	featMetaBG       = 0x10
 	feat64Bit        = 0x80
 	featChecksumSeed = 0x2000
+	featLargeDir     = 0x4000
 
 	featSparseSuper  = 0x1 // read-only compatible
 	featGroupCRC16   = 0x10
@@ -27,7 +28,7 @@ const (
 	// needs_recovery, meta_bg, extent, 64bit, mmp, flex_bg, ea_inode,
 	// metadata_csum_seed, large_dir, inline_data, encrypt, casefold.
 	featReadable = 0x2 | featRecover | featMetaBG | 0x40 | feat64Bit | 0x100 | 0x200 | 0x400 |
-		featChecksumSeed | 0x4000 | 0x8000 | 0x10000 | 0x20000
+		featChecksumSeed | featLargeDir | 0x8000 | 0x10000 | 0x20000
 
 	ext3Compat   = compatHasJournal
 	ext4Incompat = ^uint32(0x2 | featRecover | featJournalDev | featMetaBG)
