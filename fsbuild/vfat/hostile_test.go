@@ -205,6 +205,45 @@ func TestDamage32(t *testing.T) {
 	}
 }
 
+// TestFragmented: a chain may go anywhere, and a reader may ask for any number
+// of bytes.
+func TestFragmented(t *testing.T) {
+	for typ, l := range samples(t) {
+		b := bytesOf(t, l)
+		first := uint32(le.Uint16(slotOf(b, "LARGE      ")[26:]))
+		content := bytes.Repeat([]byte("large"), 512)
+		order := []uint32{0, 3, 4, 1, 2}
+		for i, k := range order {
+			copy(b[l.geo.offset(first+k):], content[i*512:][:512])
+			next := uint32(1<<28 - 1)
+			if i+1 < len(order) {
+				next = first + order[i+1]
+			}
+			setFAT(l, b, first+k, next)
+		}
+		v, err := Open(bytes.NewReader(b), int64(len(b)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, size := range []int{1, 7, 511, 512, 513, 1024, 1025, 2559, 2560, 4096} {
+			r, err := v.Tree.Lookup("D/LARGE").Content.Open()
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got []byte
+			buf := make([]byte, size)
+			for err == nil {
+				var n int
+				n, err = r.Read(buf)
+				got = append(got, buf[:n]...)
+			}
+			if !errors.Is(err, io.EOF) || !bytes.Equal(got, content) {
+				t.Errorf("%s: reads of %d bytes: %d bytes, equal %v, %v", typ, size, len(got), bytes.Equal(got, content), err)
+			}
+		}
+	}
+}
+
 // TestTruncated: an image that ends anywhere is an error or reads well, and so
 // is a reader that has less than it says.
 func TestTruncated(t *testing.T) {
@@ -349,7 +388,8 @@ func TestDeep(t *testing.T) {
 	}
 }
 
-// FuzzOpen damages images. Opening one must not fail but by an error, and what
+// FuzzOpen damages images (run it with -fuzzminimizetime 5x: inputs are large,
+// and making them smaller takes longer than finding them). Opening one must not fail but by an error, and what
 // opens and can be written again reads back the same.
 func FuzzOpen(f *testing.F) {
 	for _, l := range samples(f) {

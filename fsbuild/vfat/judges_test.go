@@ -121,12 +121,13 @@ func TestMinfo(t *testing.T) {
 // TestForeign: what mkfs.fat and mcopy made reads back, case bits and code
 // page included.
 func TestForeign(t *testing.T) {
+	t.Parallel()
 	mkfs, mcopy := require.Tool(t, "mkfs.fat", "dosfstools"), require.Tool(t, "mcopy", "mtools")
 	src := t.TempDir()
 	kept := tree.New()
-	for n := range generate(t, 12).All() {
-		if n.Path == "." || strings.ContainsFunc(n.Path, func(r rune) bool { return r > 0xffff || r == '\u0301' }) {
-			continue // mtools drops them
+	for n := range generate(t, 14).All() {
+		if n.Path == "." || strings.ContainsFunc(n.Path, func(r rune) bool { return r > 0xffff || r == '\u0301' || r == '~' }) {
+			continue // mtools 4.0.32 drops the first two and may write a NUL for the last
 		}
 		if err := kept.Add(*n); err != nil {
 			t.Fatal(err)

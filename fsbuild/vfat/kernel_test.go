@@ -51,6 +51,7 @@ poweroff -f
 
 // TestKernel lets Linux list and read the images of generated trees.
 func TestKernel(t *testing.T) {
+	t.Parallel()
 	qemu := require.Tool(t, "qemu-system-x86_64", "qemu-system-x86")
 	root := scratchDir(t)
 	want := map[string]string{}

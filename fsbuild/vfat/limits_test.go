@@ -100,6 +100,7 @@ func TestRefusals(t *testing.T) {
 
 // TestAtLimits: what is just within the limits is sound.
 func TestAtLimits(t *testing.T) {
+	t.Parallel()
 	nodes := []tree.Node{file(strings.Repeat("Ω", 255), "x"), file(strings.Repeat("😀", 127), "y"), directory("wide"), directory("EFI"), directory("d")}
 	for i := range 32767 {
 		nodes = append(nodes, file(fmt.Sprintf("wide/long%d", 10_000+i), ""))

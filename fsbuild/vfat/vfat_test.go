@@ -295,6 +295,7 @@ func kinds() map[string]vfat.Params {
 // TestGenerated: generated trees of every type are sound for fsck, and this
 // package, mtools and the source agree on names, sizes, times and contents.
 func TestGenerated(t *testing.T) {
+	t.Parallel()
 	for name, p := range kinds() {
 		t.Run(name, func(t *testing.T) {
 			for seed := range uint64(10) {
