@@ -1,7 +1,9 @@
 // Package fsbuild turns a tree into disk images: a file system, a partition
 // table and boot loader around it, and one or more containers for the whole,
 // all in a single pass over the tree. Build composes the packages below it
-// (ext4, partition, grub, qcow2) and writes raw images itself.
+// (ext4, partition, grub, qcow2, vhd, vmdk) and writes raw images itself.
+// OpenDisk reads disks in all of these containers, and CopyDisk takes them from
+// one to another.
 //
 // The bytes are a function of the Image and of each Output's format options
 // alone: the same on every machine and for any number of processors. Raw images
@@ -26,12 +28,15 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	"cairn/fsbuild/ext4"
 	"cairn/fsbuild/grub"
 	"cairn/fsbuild/partition"
 	"cairn/fsbuild/qcow2"
 	"cairn/fsbuild/tree"
+	"cairn/fsbuild/vhd"
+	"cairn/fsbuild/vmdk"
 )
 
 // Table is the kind of partition table.
@@ -55,16 +60,26 @@ type Image struct {
 
 // Formats of outputs.
 const (
-	FormatRaw   = "raw"
-	FormatQCOW2 = "qcow2"
+	FormatRaw      = "raw"
+	FormatQCOW2    = "qcow2"
+	FormatVHD      = "vhd"       // dynamic
+	FormatVHDFixed = "vhd-fixed" // what Azure takes
+	FormatVMDK     = "vmdk"
 )
+
+// Formats are all formats of outputs.
+func Formats() []string {
+	return []string{FormatQCOW2, FormatRaw, FormatVHD, FormatVHDFixed, FormatVMDK}
+}
 
 // Output is one file to write.
 type Output struct {
-	Format   string        // FormatRaw or FormatQCOW2
+	Format   string        // one of Formats
 	File     *os.File      // empty regular file, open for reading and writing; its name appears in errors
-	Compress bool          // compress the clusters of a qcow2
+	Compress bool          // compress the clusters of a qcow2; make a vmdk streamOptimized, else monolithicSparse
 	QCOW2    qcow2.Options // further options; its Compression counts only with Compress
+	VHD      vhd.Options   // further options; its Kind does not count. The disk is made a whole number of MiB
+	VMDK     vmdk.Options  // further options; its Kind does not count
 }
 
 // Result describes a finished output.
@@ -72,7 +87,7 @@ type Result struct {
 	Format      string
 	Size        int64        // of the file, in bytes
 	Allocated   int64        // what the host's file system says it takes, in bytes; not reproducible
-	VirtualSize int64        // of the disk, in bytes
+	VirtualSize int64        // of the disk, in bytes, which a vhd may have rounded up
 	SHA256      string       // of the whole file with its holes, in hexadecimal
 	FileSystem  ext4.Summary // the same in all results of a build
 }
@@ -111,7 +126,7 @@ func checkOutputs(outs []Output) error {
 		return fmt.Errorf("no output is asked for: %w", ErrImage)
 	}
 	for _, o := range outs {
-		if o.Format != FormatRaw && o.Format != FormatQCOW2 {
+		if !slices.Contains(Formats(), o.Format) {
 			return fmt.Errorf("output format %q is not known: %w", o.Format, ErrImage)
 		}
 		if o.File == nil {

@@ -11,6 +11,8 @@ import (
 	"syscall"
 
 	"cairn/fsbuild/qcow2"
+	"cairn/fsbuild/vhd"
+	"cairn/fsbuild/vmdk"
 )
 
 var errOrder = errors.New("write out of order")
@@ -23,8 +25,9 @@ var zeros [64 << 10]byte
 func (d disk) sinks(outs []Output, results []Result) (all []sink, err error) {
 	for i, o := range outs {
 		results[i].Format = o.Format
-		if o.Format == FormatQCOW2 {
-			s, err := newQCOW2Sink(o, d.size, &results[i])
+		results[i].VirtualSize = d.size
+		if o.Format != FormatRaw {
+			s, err := newContainerSink(o, d.size, &results[i])
 			if err != nil {
 				return all, err
 			}
@@ -45,12 +48,12 @@ func outputError(o Output, err error) error {
 }
 
 // measure fills in what the host knows about a finished file.
-func (r *Result) measure(o Output, virtualSize int64) error {
+func (r *Result) measure(o Output) error {
 	info, err := o.File.Stat()
 	if err != nil {
 		return outputError(o, err)
 	}
-	r.Size, r.VirtualSize = info.Size(), virtualSize
+	r.Size = info.Size()
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		r.Allocated = st.Blocks * 512
 	}
@@ -134,32 +137,68 @@ func (s *hashSink) finish(ctx context.Context) error {
 
 func (*hashSink) abort() {}
 
-// qcow2Sink writes a qcow2 file. Its digest needs a second look at the file,
-// since the header is written last.
-type qcow2Sink struct {
+// container is a writer of one, from ascending writes.
+type container interface {
+	io.WriterAt
+	Close() error
+	Abort()
+	Size() int64
+}
+
+// newContainer starts a container for a disk of size bytes. It returns the size
+// that the disk has in it.
+func newContainer(o Output, size int64) (container, int64, error) {
+	switch o.Format {
+	case FormatVHD, FormatVHDFixed:
+		opts := o.VHD
+		if opts.Kind = vhd.Dynamic; o.Format == FormatVHDFixed {
+			opts.Kind = vhd.Fixed
+		}
+		w, err := vhd.NewWriter(o.File, (size+mib-1)/mib*mib, opts)
+		if err != nil {
+			return nil, 0, err
+		}
+		return w, w.VirtualSize(), nil
+	case FormatVMDK:
+		opts := o.VMDK
+		if opts.Kind = vmdk.StreamOptimized; !o.Compress {
+			opts.Kind = vmdk.MonolithicSparse
+		}
+		w, err := vmdk.NewWriter(o.File, size, opts)
+		return w, size, err
+	default:
+		opts := o.QCOW2
+		if !o.Compress {
+			opts.Compression = qcow2.None
+		}
+		w, err := qcow2.NewWriter(o.File, size, opts)
+		return w, size, err
+	}
+}
+
+// containerSink writes a container's file. Its digest needs a second look at
+// the file, since the header is written last.
+type containerSink struct {
 	out    Output
-	w      *qcow2.Writer
+	w      container
 	result *Result
 }
 
-func newQCOW2Sink(o Output, size int64, r *Result) (*qcow2Sink, error) {
-	opts := o.QCOW2
-	if !o.Compress {
-		opts.Compression = qcow2.None
-	}
-	w, err := qcow2.NewWriter(o.File, size, opts)
+func newContainerSink(o Output, size int64, r *Result) (*containerSink, error) {
+	w, size, err := newContainer(o, size)
 	if err != nil {
 		return nil, err
 	}
-	return &qcow2Sink{out: o, w: w, result: r}, nil
+	r.VirtualSize = size
+	return &containerSink{out: o, w: w, result: r}, nil
 }
 
-func (s *qcow2Sink) write(_ context.Context, c *chunk) error {
+func (s *containerSink) write(_ context.Context, c *chunk) error {
 	_, err := s.w.WriteAt(c.data, c.offset)
 	return s.explain(err)
 }
 
-func (s *qcow2Sink) finish(ctx context.Context) error {
+func (s *containerSink) finish(ctx context.Context) error {
 	if err := s.w.Close(); err != nil {
 		return s.explain(err)
 	}
@@ -173,7 +212,7 @@ func (s *qcow2Sink) finish(ctx context.Context) error {
 }
 
 // explain names the file where the operating system refused something.
-func (s *qcow2Sink) explain(err error) error {
+func (s *containerSink) explain(err error) error {
 	var errno syscall.Errno
 	if errors.As(err, &errno) {
 		return outputError(s.out, err)
@@ -181,7 +220,7 @@ func (s *qcow2Sink) explain(err error) error {
 	return err
 }
 
-func (s *qcow2Sink) abort() { s.w.Abort() }
+func (s *containerSink) abort() { s.w.Abort() }
 
 // contextReader fails when its context has ended.
 type contextReader struct {

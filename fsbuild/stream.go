@@ -64,7 +64,7 @@ func (d disk) write(ctx context.Context, fs fileSystem, outs []Output, progress 
 		return nil, err
 	}
 	for i := range results {
-		if err := results[i].measure(outs[i], d.size); err != nil {
+		if err := results[i].measure(outs[i]); err != nil {
 			return nil, err
 		}
 	}

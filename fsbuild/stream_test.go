@@ -82,6 +82,7 @@ func outputs(t testing.TB, dir string) []Output {
 	outs := []Output{
 		{Format: FormatRaw}, {Format: FormatQCOW2, Compress: true}, {Format: FormatQCOW2},
 		{Format: FormatQCOW2, Compress: true, QCOW2: qcow2.Options{Compression: qcow2.Zstd}},
+		{Format: FormatVHD}, {Format: FormatVHDFixed}, {Format: FormatVMDK}, {Format: FormatVMDK, Compress: true},
 	}
 	for i := range outs {
 		f, err := os.OpenFile(filepath.Join(dir, fmt.Sprintf("%d.%s", i, outs[i].Format)), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
@@ -139,7 +140,11 @@ func judgeOutputs(t *testing.T, outs []Output, results []Result, size int64) {
 	for i, o := range outs {
 		b, err := os.ReadFile(o.File.Name())
 		must(t, err)
-		want := Result{Format: o.Format, Size: int64(len(b)), VirtualSize: size, SHA256: fmt.Sprintf("%x", sha256.Sum256(b))}
+		virtual := size
+		if o.Format == FormatVHD || o.Format == FormatVHDFixed {
+			virtual = (size + mib - 1) / mib * mib
+		}
+		want := Result{Format: o.Format, Size: int64(len(b)), VirtualSize: virtual, SHA256: fmt.Sprintf("%x", sha256.Sum256(b))}
 		got := results[i]
 		if got.Allocated <= 0 || got.Allocated > got.Size+mib {
 			t.Errorf("output %d: %d bytes allocated of %d", i, got.Allocated, got.Size)
@@ -148,10 +153,12 @@ func judgeOutputs(t *testing.T, outs []Output, results []Result, size int64) {
 		if diff := cmp.Diff(want, got); diff != "" {
 			t.Errorf("output %d (-want +got):\n%s", i, diff)
 		}
-		if o.Format == FormatQCOW2 {
-			run(t, "qemu-utils", "qemu-img", "check", "-q", "-f", "qcow2", o.File.Name())
-			run(t, "qemu-utils", "qemu-img", "compare", "-q", "-f", "qcow2", "-F", "raw", o.File.Name(), outs[0].File.Name())
+		format := map[string]string{FormatRaw: "raw", FormatVHD: "vpc", FormatVHDFixed: "vpc"}[o.Format]
+		if format == "" {
+			format = o.Format
+			run(t, "qemu-utils", "qemu-img", "check", "-q", "-f", format, o.File.Name())
 		}
+		run(t, "qemu-utils", "qemu-img", "compare", "-q", "-f", format, "-F", "raw", o.File.Name(), outs[0].File.Name())
 	}
 }
 
@@ -159,7 +166,7 @@ func TestCompressOnRequestOnly(t *testing.T) {
 	outs := outputs(t, t.TempDir())
 	_, err := disk{size: 16 << 20}.write(t.Context(), &fakeFS{pieces: pieces(7, 16<<20, 8<<20)}, outs, nil)
 	must(t, err)
-	for _, o := range outs[1:] {
+	for _, o := range outs[1:4] {
 		info := run(t, "qemu-utils", "qemu-img", "check", "--output=json", o.File.Name())
 		if got := strings.Contains(info, `"compressed-clusters"`); got != o.Compress {
 			t.Errorf("Compress %v, but qemu-img check says %s", o.Compress, info)
@@ -181,7 +188,7 @@ func TestRawIsSparse(t *testing.T) {
 		must(t, s.write(t.Context(), &chunk{offset: p.Offset, data: p.Data}))
 	}
 	var r Result
-	must(t, r.measure(raw[0], d.size))
+	must(t, r.measure(raw[0]))
 	if r.Allocated == 0 || r.Allocated > 64<<10 {
 		t.Errorf("raw: %d bytes allocated, want about 8192", r.Allocated)
 	}
@@ -418,7 +425,7 @@ func TestCheckOutputs(t *testing.T) {
 		want string
 	}{
 		"none":      {nil, "no output"},
-		"format":    {[]Output{{Format: "vhd", File: f}}, `"vhd" is not known`},
+		"format":    {[]Output{{Format: "vhdx", File: f}}, `"vhdx" is not known`},
 		"no file":   {[]Output{{Format: FormatRaw}}, "has no file"},
 		"not empty": {[]Output{{Format: FormatRaw, File: f}}, "not an empty"},
 		"device":    {[]Output{{Format: FormatRaw, File: null}}, "/dev/null is not an empty"},

@@ -58,7 +58,7 @@ type Options struct {
 	Kind   Kind
 	Sizing Sizing
 	UUID   [16]byte  // of the image; give each one its own
-	Time   time.Time // of creation, from 2000-01-01 to 2136-02-07; the zero Time means the first second
+	Time   time.Time // of creation, up to 2136-02-07; what is before 2000-01-01, when the format's time begins, becomes that
 }
 
 // Errors that a caller may test with errors.Is.
@@ -71,7 +71,7 @@ var (
 	// ErrOrder means that a write began before the end of the one before, or
 	// left the virtual disk.
 	ErrOrder = disk.ErrOrder
-	// ErrClosed means that the Writer was closed.
+	// ErrClosed means that the Writer was closed or aborted.
 	ErrClosed = errors.New("vhd writer is closed")
 	// ErrCorrupt means that an image is damaged, cut off or no vhd at all.
 	ErrCorrupt = errors.New("corrupt vhd image")
@@ -174,11 +174,8 @@ func (o Options) plan(size int64) (int64, error) {
 
 // seconds since 2000 began, UTC.
 func (o Options) seconds() (uint32, error) {
-	if o.Time.IsZero() {
-		return 0, nil
-	}
-	s := o.Time.Unix() - time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).Unix()
-	if s < 0 || s > 1<<32-1 {
+	s := max(0, o.Time.Unix()-time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC).Unix())
+	if s > 1<<32-1 {
 		return 0, fmt.Errorf("time %s: %w", o.Time.UTC().Format(time.RFC3339), ErrOption)
 	}
 	return uint32(s), nil

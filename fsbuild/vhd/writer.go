@@ -122,6 +122,10 @@ func (w *Writer) finish() error {
 	return err
 }
 
+// Abort leaves the output as it is, which is no valid image. After Close it
+// does nothing.
+func (w *Writer) Abort() { w.closed = true }
+
 // Size returns the size of the file in bytes, after Close.
 func (w *Writer) Size() int64 {
 	if w.opts.Kind == Fixed {

@@ -45,7 +45,7 @@ fsbuild/internal/disktest: fsbuild/tree
 fsbuild/vhd:            fsbuild/tree fsbuild/internal/disk
 fsbuild/vmdk:           fsbuild/tree fsbuild/internal/disk fsbuild/internal/deflate
 fsbuild/qcow2:          fsbuild/tree fsbuild/internal/disk fsbuild/internal/deflate github.com/klauspost/compress
-fsbuild:                fsbuild/tree fsbuild/ext4 fsbuild/partition fsbuild/grub fsbuild/qcow2 golang.org/x/sys golang.org/x/sync
+fsbuild:                fsbuild/tree fsbuild/ext4 fsbuild/partition fsbuild/grub fsbuild/qcow2 fsbuild/vhd fsbuild/vmdk golang.org/x/sys golang.org/x/sync
 oci/layer:              fsbuild/tar/entry fsbuild/tree golang.org/x/sys golang.org/x/sync
 reproducibility:        fsbuild/tree
 reproducibility/lock:   reproducibility/store
@@ -59,7 +59,7 @@ elements/bootstrap:     fsbuild/tree fsbuild/compress oci/layer reproducibility/
 sandbox/shim:           golang.org/x/sys
 sandbox:                sandbox/idmap golang.org/x/sys github.com/opencontainers/runc github.com/opencontainers/cgroups github.com/vishvananda/netlink
 cmd/internal/boot:      golang.org/x/crypto
-cmd/internal/build:     elements elements/bootstrap elements/builtin elements/runparts elements/shell fsbuild fsbuild/ext4 fsbuild/tree fsbuild/tree/dir oci oci/layer reproducibility reproducibility/lock reproducibility/record reproducibility/store sandbox sandbox/idmap sandbox/shim golang.org/x/sys
+cmd/internal/build:     elements elements/bootstrap elements/builtin elements/runparts elements/shell fsbuild fsbuild/ext4 fsbuild/tree fsbuild/tree/dir fsbuild/vhd fsbuild/vmdk oci oci/layer reproducibility reproducibility/lock reproducibility/record reproducibility/store sandbox sandbox/idmap sandbox/shim golang.org/x/sys
 cmd/internal/cli:       cmd/internal/build sandbox github.com/spf13/cobra golang.org/x/term
 cmd/cairn:              cmd/internal/build cmd/internal/cli sandbox
 `

@@ -15,6 +15,8 @@ import (
 	"cairn/fsbuild/ext4"
 	"cairn/fsbuild/tree"
 	"cairn/fsbuild/tree/dir"
+	"cairn/fsbuild/vhd"
+	"cairn/fsbuild/vmdk"
 	"cairn/reproducibility"
 	"cairn/sandbox"
 	"cairn/sandbox/idmap"
@@ -54,7 +56,7 @@ func (w *worker) writeImages(ctx context.Context) error {
 	}()
 	var specs []fsbuild.Output
 	for i, o := range outs {
-		specs = append(specs, fsbuild.Output{Format: w.req.Formats[i], File: o.File(), Compress: w.req.Compress && w.req.Formats[i] == "qcow2"})
+		specs = append(specs, w.output(w.req.Formats[i], o.File()))
 	}
 	results, err := fsbuild.Build(ctx, *img, specs, func(done, total int64) {
 		w.host.tell(Event{Kind: Progress, Step: w.step, Unit: "bytes", Done: done, Total: total})
@@ -63,6 +65,17 @@ func (w *worker) writeImages(ctx context.Context) error {
 		return fail(err, "write the image")
 	}
 	return w.publish(outs, results)
+}
+
+// output describes one output. Its identifiers follow from the seed, and differ
+// from those of the other formats.
+func (w *worker) output(format string, file *os.File) fsbuild.Output {
+	seed, name := reproducibility.Seed(w.job.Seed), reproducibility.Name("container "+format)
+	return fsbuild.Output{
+		Format: format, File: file, Compress: w.req.Compress,
+		VHD:  vhd.Options{UUID: seed.UUID(name), Time: w.job.Epoch},
+		VMDK: vmdk.Options{CID: seed.VolumeSerial(name)},
+	}
 }
 
 // readTree reads what the hooks made, as the image sees it, and makes it the
@@ -163,8 +176,19 @@ func (w *worker) openOutputs() ([]*fsbuild.OutputFile, error) {
 // outputPath is the final name of an output, absolute.
 func (w *worker) outputPath(format string) string { return outputPath(w.req, format) }
 
+// Formats are those that outputs can have.
+func Formats() []string { return fsbuild.Formats() }
+
+// Suffix is what the names of outputs of a format end with.
+func Suffix(format string) string {
+	if format == fsbuild.FormatVHDFixed {
+		return fsbuild.FormatVHD
+	}
+	return format
+}
+
 func outputPath(r *Request, format string) string {
-	name := r.Output + "." + format
+	name := r.Output + "." + Suffix(format)
 	if filepath.IsAbs(name) {
 		return name
 	}
@@ -177,7 +201,7 @@ func (w *worker) publish(outs []*fsbuild.OutputFile, results []fsbuild.Result) e
 	for i, o := range outs {
 		path := w.outputPath(w.req.Formats[i])
 		if w.req.KeepOld {
-			if err := keepOld(path, w.req.Formats[i], w.req.Now, w.host.tell); err != nil {
+			if err := keepOld(path, Suffix(w.req.Formats[i]), w.req.Now, w.host.tell); err != nil {
 				return err
 			}
 		}

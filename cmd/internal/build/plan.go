@@ -136,7 +136,7 @@ func (p *parent) writeChecksums(s *Summary) error {
 			if err != nil {
 				return err
 			}
-			line := fmt.Sprintf("%s  %s\n", sum, p.req.Output+"."+o.Format)
+			line := fmt.Sprintf("%s  %s\n", sum, p.req.Output+"."+Suffix(o.Format))
 			if err := replaceFile(strings.NewReader(line), o.Path+"."+kind, 0o644); err != nil {
 				return fail(err, "write the checksum of %s", o.Path)
 			}

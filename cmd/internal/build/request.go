@@ -15,7 +15,7 @@ type Request struct {
 	Output       string   // output path without its format's suffix
 	Cwd          string   // the caller's working directory, absolute
 	Home         string   // the caller's home directory, absolute or ""
-	Formats      []string // "qcow2", "raw"
+	Formats      []string // of fsbuild.Formats
 	Compress     bool     // compress the formats that can be
 	Packages     []string // installed after install.d (-p)
 	ElementPaths []string // searched before the built-in elements

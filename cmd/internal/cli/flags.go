@@ -92,9 +92,10 @@ const (
 	commonHelp = `
   -a ARCH             architecture of the image (default: this machine's)
   -o NAME             output path without suffix (default: image)
-  -t TYPE[,TYPE…]     output formats: qcow2, raw (default: qcow2)
+  -t TYPE[,TYPE…]     output formats: qcow2, raw, vhd, vhd-fixed (for
+                      Azure), vmdk (default: qcow2)
   -x                  trace the hooks; twice for more
-  -u                  do not compress qcow2
+  -u                  do not compress qcow2 and vmdk
   -n                  do not add the element base
   -p PKG[,PKG…]       further packages to install; may be repeated
   --checksum          write NAME.TYPE.md5 and NAME.TYPE.sha256

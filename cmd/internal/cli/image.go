@@ -119,16 +119,22 @@ func (p *program) outputs(f *flags, r *build.Request) error {
 		r.Output = p.value("IMAGE_NAME", "image")
 	}
 	if len(r.Formats) == 1 {
-		r.Output = strings.TrimSuffix(r.Output, "."+r.Formats[0])
+		r.Output = strings.TrimSuffix(r.Output, "."+build.Suffix(r.Formats[0]))
 	}
-	for i, format := range r.Formats {
-		if format != "qcow2" && format != "raw" {
-			return &build.Failure{What: fmt.Sprintf("option -t: format %q is not one of qcow2, raw", format), Code: exitFailure,
+	named := map[string]string{}
+	for _, format := range r.Formats {
+		if !slices.Contains(build.Formats(), format) {
+			return &build.Failure{What: fmt.Sprintf("option -t: format %q is not one of %s", format, strings.Join(build.Formats(), ", ")), Code: exitFailure,
 				Hint: "qemu-img convert makes other formats from NAME.raw"}
 		}
-		if slices.Contains(r.Formats[:i], format) {
+		suffix := build.Suffix(format)
+		switch other, ok := named[suffix]; {
+		case other == format:
 			return fmt.Errorf("option -t: format %s is named twice", format)
+		case ok:
+			return fmt.Errorf("option -t: %s and %s would both be NAME.%s", other, format, suffix)
 		}
+		named[suffix] = format
 	}
 	return nil
 }
