@@ -11,15 +11,17 @@
 //
 // # Layout of the disk
 //
-// Without a table the file system starts at offset 0. With an MBR it is the one
-// partition, active, type 0x83, from sector 2048 (1 MiB) on, and GRUB's
-// core.img lies from sector 1.
+// Without a table the file system starts at offset 0. With one, each partition
+// starts at the next whole MiB, the first one at 1 MiB. Of an MBR without a
+// description of partitions, the file system is the one partition, active, of
+// type 0x83. GRUB's core.img lies from sector 1 on, or in a GPT's BIOS boot
+// partition.
 //
-// A minimal disk (DiskSize 0) is what the file system needs, rounded up to
-// whole MiB, and the partition reaches the disk's end: the guest moves that end
-// at its first boot. A disk of a given size follows diskimage-builder: the
-// partition leaves 1 MiB free before and after it, and the file system fills
-// the partition.
+// A minimal disk (DiskSize 0) is what the partitions need, rounded up to whole
+// MiB, and with a GPT 1 MiB more for its backup. The root partition should be
+// the last one: the guest moves its end at the first boot. A disk of a given
+// size follows diskimage-builder: there is 1 MiB free before and after the
+// partitions, and the file system fills what the others leave.
 package fsbuild
 
 import (
@@ -31,7 +33,6 @@ import (
 	"slices"
 
 	"cairn/fsbuild/ext4"
-	"cairn/fsbuild/grub"
 	"cairn/fsbuild/partition"
 	"cairn/fsbuild/qcow2"
 	"cairn/fsbuild/tree"
@@ -45,17 +46,39 @@ type Table uint8
 // Kinds of partition table.
 const (
 	NoTable Table = iota // a bare file system
-	MBR                  // one active Linux partition
+	MBR                  // by default with one active Linux partition
+	GPT                  // with the partitions that are described
 )
 
 // Image is what goes onto the disk.
 type Image struct {
 	Tree          *tree.Tree
-	FS            ext4.Params // Size 0: as DiskSize says
+	FS            ext4.Params // Size 0: as DiskSize and the root partition's Size say
 	Table         Table
-	DiskSignature uint32 // of the MBR; give each image its own
-	Boot, Core    []byte // GRUB's boot.img and core.img for BIOS; nil for none; only with MBR
-	DiskSize      int64  // in bytes, a multiple of 512; 0 means minimal
+	DiskSignature uint32         // of the MBR; give each image its own
+	DiskGUID      partition.GUID // of the GPT; likewise
+	Partitions    []Partition    // numbered from 1, in the order of the disk; needed for a GPT
+	SectorSize    int            // 512 or 4096; 0 means 512, which a BIOS and GRUB for it need
+	Boot, Core    []byte         // GRUB's boot.img and core.img for BIOS; nil for none; only with a table
+	DiskSize      int64          // in bytes, a multiple of the sector size; 0 means minimal
+}
+
+// Partition is one of the partitions of an Image. Exactly one is the root.
+type Partition struct {
+	Root    bool                // holds the Tree in an ext4
+	Entry   partition.Partition // what the table says of it; Build fills in Start and Sectors
+	Size    int64               // in bytes; 0: what the content needs in whole MiB, and for the root what the disk leaves
+	Content Content             // what it holds unless it is the root; nil: zeros
+}
+
+// Content is a file system or anything else that fills the start of a
+// partition, such as the ESP. [Reader] and [Layout] make one.
+type Content interface {
+	// Size is the number of bytes that it takes, and never changes.
+	Size() int64
+	// WriteTo writes it to w once, with offsets that ascend and ranges that do
+	// not overlap. What it leaves out is zero.
+	WriteTo(ctx context.Context, w io.WriterAt) error
 }
 
 // Formats of outputs.
@@ -141,120 +164,4 @@ func checkOutputs(outs []Output) error {
 		}
 	}
 	return nil
-}
-
-const (
-	mib        = 1 << 20
-	sectorSize = 512
-	firstLBA   = 2048 // of the partition: 1 MiB
-	fsBlock    = 4096 // sizes that we choose for a file system are multiples of it
-)
-
-// disk is the plan of one disk: byte ranges to write before the file system,
-// ascending, and where that starts.
-type disk struct {
-	size     int64
-	before   []partition.Region
-	fsOffset int64
-}
-
-// fileSystem is what a disk needs of a file-system writer, which issues WriteAt
-// calls with ascending, non-overlapping offsets and skips zeros.
-type fileSystem interface {
-	Write(ctx context.Context, w io.WriterAt) (ext4.Summary, error)
-}
-
-var _ fileSystem = (*ext4.Layout)(nil)
-
-func planDisk(img Image) (disk, *ext4.Layout, error) {
-	if err := img.check(); err != nil {
-		return disk{}, nil, err
-	}
-	params := img.fsParams()
-	layout, err := ext4.Plan(img.Tree, params)
-	if err != nil {
-		return disk{}, nil, err
-	}
-	d, err := img.arrange(layout.Size())
-	return d, layout, err
-}
-
-func (img Image) check() error {
-	switch {
-	case img.Tree == nil:
-		return fmt.Errorf("no tree: %w", ErrImage)
-	case img.Table > MBR:
-		return fmt.Errorf("partition table %d: %w", img.Table, ErrImage)
-	case (img.Boot == nil) != (img.Core == nil):
-		return fmt.Errorf("only one of boot.img and core.img is given: %w", ErrImage)
-	case img.Table == NoTable && img.Boot != nil:
-		return fmt.Errorf("a boot loader needs a partition table: %w", ErrImage)
-	case img.DiskSize < 0 || img.DiskSize%sectorSize != 0:
-		return fmt.Errorf("disk size %d is not a multiple of %d: %w", img.DiskSize, sectorSize, ErrImage)
-	case img.DiskSize > 0 && img.room() <= 0:
-		return fmt.Errorf("disk size %d leaves no room for a file system: %w", img.DiskSize, ErrImage)
-	}
-	return nil
-}
-
-// room is what a disk of a given size has for the file system.
-func (img Image) room() int64 {
-	if img.Table == NoTable {
-		return img.DiskSize / fsBlock * fsBlock
-	}
-	return (img.DiskSize - 2*mib) / fsBlock * fsBlock
-}
-
-// fsParams fills in the size of the file system on a disk of a given size,
-// where slack has no meaning.
-func (img Image) fsParams() ext4.Params {
-	p := img.FS
-	if img.DiskSize > 0 && p.Size == 0 {
-		p.Size, p.Slack, p.KernelReserve = img.room(), 0, false
-	}
-	return p
-}
-
-// arrange lays out the disk around a file system of fsSize bytes.
-func (img Image) arrange(fsSize int64) (disk, error) {
-	length := img.room()
-	if img.DiskSize == 0 {
-		length = (fsSize + mib - 1) / mib * mib
-	}
-	if fsSize > length {
-		return disk{}, fmt.Errorf("file system of %d bytes does not fit into %d: %w", fsSize, length, ErrImage)
-	}
-	d := disk{size: img.DiskSize}
-	if img.Table == NoTable {
-		d.size = max(d.size, length)
-		return d, nil
-	}
-	d.fsOffset = firstLBA * sectorSize
-	d.size = max(d.size, d.fsOffset+length)
-	return d, img.addTable(&d, length)
-}
-
-// addTable adds the partition table and boot loader for a partition of length
-// bytes.
-func (img Image) addTable(d *disk, length int64) error {
-	t := partition.Table{
-		Label:     partition.MBR,
-		Sectors:   partition.LBA(d.size / sectorSize),
-		Signature: img.DiskSignature,
-		Partitions: []partition.Partition{{
-			Start: firstLBA, Sectors: partition.LBA(length / sectorSize), Type: partition.Linux, Active: true,
-		}},
-	}
-	var core []partition.Region
-	if img.Boot != nil {
-		e, err := grub.Embed(img.Boot, img.Core, 1, firstLBA)
-		if err != nil {
-			return err
-		}
-		t.BootCode = e.BootCode
-		core = []partition.Region{{Offset: int64(e.CoreLBA) * sectorSize, Data: e.Core}}
-	}
-	regions, err := t.Regions()
-	d.before = append(regions, core...)
-	return err
 }

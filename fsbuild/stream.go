@@ -1,9 +1,11 @@
 package fsbuild
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
+	"slices"
 	"sync/atomic"
 
 	"golang.org/x/sync/errgroup"
@@ -95,13 +97,10 @@ func (d disk) pump(parent context.Context, fs fileSystem, sinks []sink, report f
 // produce writes the disk into the stream. Only a complete disk closes the
 // sinks' channels.
 func (st *stream) produce(d disk, fs fileSystem) error {
-	for _, r := range d.before {
-		if _, err := st.WriteAt(r.Data, r.Offset); err != nil {
+	for _, s := range d.steps(fs) {
+		if err := s.write(st.ctx, st); err != nil {
 			return err
 		}
-	}
-	if _, err := fs.Write(st.ctx, shifted{st, d.fsOffset}); err != nil {
-		return err
 	}
 	if err := st.send(); err != nil {
 		return err
@@ -110,6 +109,36 @@ func (st *stream) produce(d disk, fs fileSystem) error {
 		close(in)
 	}
 	return nil
+}
+
+// step writes what begins at an offset of the disk.
+type step struct {
+	offset int64
+	write  func(ctx context.Context, w io.WriterAt) error
+}
+
+// steps returns all that is to be written, ascending.
+func (d disk) steps(fs fileSystem) []step {
+	steps := []step{{d.fsOffset, func(ctx context.Context, w io.WriterAt) error {
+		_, err := fs.Write(ctx, shifted{w, d.fsOffset})
+		return err
+	}}}
+	for _, r := range d.regions {
+		steps = append(steps, step{r.Offset, func(_ context.Context, w io.WriterAt) error {
+			_, err := w.WriteAt(r.Data, r.Offset)
+			return err
+		}})
+	}
+	for _, p := range d.contents {
+		steps = append(steps, step{p.offset, func(ctx context.Context, w io.WriterAt) error {
+			if err := p.content.WriteTo(ctx, window{w, p.offset, p.content.Size()}); err != nil {
+				return fmt.Errorf("partition %d: %w", p.number, err)
+			}
+			return nil
+		}})
+	}
+	slices.SortStableFunc(steps, func(a, b step) int { return cmp.Compare(a.offset, b.offset) })
+	return steps
 }
 
 // shifted is a WriterAt that begins at base of another.

@@ -22,6 +22,7 @@ import (
 	"cairn/fsbuild/ext4"
 	"cairn/fsbuild/partition"
 	"cairn/fsbuild/qcow2"
+	"cairn/fsbuild/tree"
 )
 
 // fakeFS writes given pieces.
@@ -111,13 +112,13 @@ func run(t testing.TB, pkg, tool string, args ...string) string {
 func TestOutputsHoldTheDisk(t *testing.T) {
 	for seed := range uint64(3) {
 		size := int64(48<<20) + int64(seed)*4096
-		d := disk{size: size + mib, fsOffset: mib, before: []partition.Region{
+		d := disk{size: size + mib, fsOffset: mib, regions: []partition.Region{
 			{Offset: 0, Data: fill(rand.New(rand.NewPCG(seed, 1)), 512)},
 			{Offset: 512, Data: fill(rand.New(rand.NewPCG(seed, 2)), 300000)},
 		}}
 		fs := &fakeFS{pieces: pieces(seed, size, 24<<20)}
 		want := make([]byte, d.size)
-		for _, r := range d.before {
+		for _, r := range d.regions {
 			copy(want[r.Offset:], r.Data)
 		}
 		for _, r := range fs.pieces {
@@ -383,14 +384,17 @@ func TestArrange(t *testing.T) {
 		"MBR, 2 TiB - 512B": {Image{Table: MBR, DiskSize: 2<<40 - 512}, mib, 2<<40 - 512, mib, 2<<40 - 2*mib - 4096},
 	} {
 		t.Run(name, func(t *testing.T) {
-			d, err := tc.img.arrange(tc.fsSize)
+			tc.img.Tree = tree.New()
+			img, err := tc.img.complete()
+			must(t, err)
+			d, err := img.arrange(tc.fsSize)
 			must(t, err)
 			if d.size != tc.size || d.fsOffset != tc.offset {
 				t.Errorf("size %d, offset %d; want %d, %d", d.size, d.fsOffset, tc.size, tc.offset)
 			}
 			var length int64
 			if tc.img.Table == MBR {
-				b := d.before[0].Data
+				b := d.regions[0].Data
 				length = 512 * (int64(b[458]) | int64(b[459])<<8 | int64(b[460])<<16 | int64(b[461])<<24)
 			}
 			if length != tc.length {
@@ -404,6 +408,9 @@ func TestArrange(t *testing.T) {
 		"beyond 2 TiB":  {Table: MBR, DiskSize: 3 << 40},
 		"not boot code": {Table: MBR, Boot: []byte("boot"), Core: []byte("core")},
 	} {
+		img.Tree = tree.New()
+		img, err := img.complete()
+		must(t, err)
 		if _, err := img.arrange(5 * mib); err == nil {
 			t.Errorf("%s: no error", name)
 		}

@@ -39,7 +39,7 @@ var writers = map[string]func(f *os.File, size int64) (disktest.Writer, error){
 }
 
 // copyOf copies a disk into a new file and returns its path.
-func copyOf(t *testing.T, d fsbuild.Disk, format string) string {
+func copyFileOf(t *testing.T, d fsbuild.Disk, format string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "disk."+format)
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
@@ -76,16 +76,16 @@ func TestAnyToAny(t *testing.T) {
 	}
 	direct := map[string]string{}
 	for to := range writers {
-		direct[to] = disktest.Digest(t, copyOf(t, source, to))
+		direct[to] = disktest.Digest(t, copyFileOf(t, source, to))
 	}
 	for from := range writers {
-		d, found := openDisk(t, copyOf(t, source, from), "")
+		d, found := openDisk(t, copyFileOf(t, source, from), "")
 		if found != map[string]string{"vhd-fixed": "vhd"}[from] && found != from {
 			t.Errorf("%s is taken for %s", from, found)
 		}
 		disktest.CheckDisk(t, d, want)
 		for to := range writers {
-			if got := disktest.Digest(t, copyOf(t, d, to)); got != direct[to] {
+			if got := disktest.Digest(t, copyFileOf(t, d, to)); got != direct[to] {
 				t.Errorf("%s made from %s is not the one made from raw", to, from)
 			}
 		}
@@ -95,7 +95,7 @@ func TestAnyToAny(t *testing.T) {
 func TestHolesAreNotRead(t *testing.T) {
 	raw := disktest.Raw(t, 1<<40, []disktest.Write{{Off: 1 << 39, Data: []byte("x")}})
 	d, _ := openDisk(t, raw, fsbuild.FormatRaw)
-	path := copyOf(t, d, "qcow2")
+	path := copyFileOf(t, d, "qcow2")
 	back, _ := openDisk(t, path, "")
 	if diff := cmp.Diff([]tree.Extent{{Off: 1 << 39, Len: 64 << 10}}, disktest.Extents(t, back)); diff != "" {
 		t.Errorf("runs of data (-want +got):\n%s", diff)
