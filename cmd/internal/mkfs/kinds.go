@@ -9,7 +9,6 @@ import (
 
 	"cairn/fsbuild/cpio"
 	"cairn/fsbuild/ext4"
-	"cairn/fsbuild/squashfs"
 	"cairn/fsbuild/tar"
 	"cairn/fsbuild/vfat"
 	"cairn/reproducibility"
@@ -31,7 +30,6 @@ var (
 		"ext3":     {label: true, sized: true, grows: true, settings: extSettings, write: ext(ext4.Ext3)},
 		"ext2":     {label: true, sized: true, grows: true, settings: extSettings, write: ext(ext4.Ext2)},
 		"vfat":     {label: true, sized: true, settings: []string{"cluster-size", "fat", "hidden-sectors", "sector-size", "serial"}, write: fat},
-		"squashfs": {settings: []string{"block-size", "compression"}, write: squash},
 		"cpio":     {archive: true, settings: []string{"align"}, write: newc},
 		"tar":      {archive: true, settings: []string{"skip-sockets"}, write: pax},
 	}
@@ -42,7 +40,7 @@ func ext(t ext4.Type) func(context.Context, *job, *sink) (Summary, error) {
 		name := reproducibility.FileSystem(j.Label)
 		p := ext4.Params{
 			Type: t, Label: j.Label, Time: j.time, UUID: j.seed.UUID(name), HashSeed: j.seed.HashSeed(name),
-			Size: j.Size.Bytes, Slack: j.Size.Extra, Factor: j.Size.Factor, GrowTo: j.GrowTo, JournalBySize: true,
+			Size: j.Size.Bytes, Slack: j.Size.Extra, Factor: j.Size.Factor, GrowTo: j.GrowTo,
 		}
 		set := settings{values: j.Set}
 		set.uuid("uuid", &p.UUID)
@@ -55,12 +53,7 @@ func ext(t ext4.Type) func(context.Context, *job, *sink) (Summary, error) {
 		var inodes int64
 		set.count("inodes", &inodes)
 		p.Inodes = uint32(min(inodes, 1<<32-1))
-		if set.has("journal-size") {
-			p.JournalBySize = false
-			if set.count("journal-size", &p.JournalSize); p.JournalSize == 0 {
-				p.JournalSize = -1
-			}
-		}
+		set.journal("journal-size", &p)
 		if set.err != nil {
 			return Summary{}, set.err
 		}
@@ -86,7 +79,7 @@ func fat(ctx context.Context, j *job, out *sink) (Summary, error) {
 		return Summary{}, refuse("use --size +BYTES", "option --size: vfat has no size by factor")
 	}
 	s, err := vfat.Write(ctx, out.at, j.tree, p)
-	return Summary{Size: s.Size, UUID: fmt.Sprintf("%04X-%04X", p.Serial>>16, p.Serial&0xffff), FreeBytes: s.FreeBytes}, err
+	return Summary{Size: s.Size, UUID: s.Serial, FreeBytes: s.FreeClusters * s.ClusterSize}, err
 }
 
 func newc(ctx context.Context, j *job, out *sink) (Summary, error) {
@@ -97,7 +90,7 @@ func newc(ctx context.Context, j *job, out *sink) (Summary, error) {
 		return Summary{}, set.err
 	}
 	s, err := cpio.Write(ctx, out, j.tree, p)
-	return Summary{Size: s.Size, Inodes: s.Inodes}, err
+	return Summary{Size: s.Size}, err
 }
 
 func pax(ctx context.Context, j *job, out *sink) (Summary, error) {
@@ -115,11 +108,6 @@ func pax(ctx context.Context, j *job, out *sink) (Summary, error) {
 type settings struct {
 	values map[string]string
 	err    error
-}
-
-func (s *settings) has(name string) bool {
-	_, ok := s.values[name]
-	return ok
 }
 
 // set converts a value, if it is there.
@@ -165,6 +153,17 @@ func (s *settings) uuid(name string, to *[16]byte) {
 		copy(id[:], b)
 		return id, err
 	})
+}
+
+// journal takes a size, 0 for none, or auto for what mke2fs chooses.
+func (s *settings) journal(name string, p *ext4.Params) {
+	text, ok := s.values[name]
+	if p.JournalBySize = text == "auto"; p.JournalBySize || !ok {
+		return
+	}
+	if s.count(name, &p.JournalSize); p.JournalSize == 0 {
+		p.JournalSize = -1
+	}
 }
 
 func (s *settings) serial(name string, to *uint32) {

@@ -1,0 +1,180 @@
+// Package convert turns a disk image into one of another format. It is what the
+// command "cairn convert" does; the formats themselves are fsbuild's.
+package convert
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"cairn/cmd/internal/mkfs"
+	"cairn/fsbuild"
+	"cairn/fsbuild/qcow2"
+	"cairn/fsbuild/vhd"
+	"cairn/reproducibility"
+)
+
+// A Request says what to convert.
+type Request struct {
+	Source, From string            // a file, and its format, "" to tell it by its first bytes
+	Output, To   string            // a file, and one of fsbuild.Formats
+	Options      map[string]string // of the format, as qemu-img names them
+	Seed         string            // of identifiers, 64 hexadecimal digits; "" for one that follows from the disk
+}
+
+// options are those that each format knows.
+var options = map[string][]string{
+	fsbuild.FormatRaw:      nil,
+	fsbuild.FormatQCOW2:    {"cluster_size", "compat", "compression_type", "window"},
+	fsbuild.FormatVHD:      {"force_size", "subformat"},
+	fsbuild.FormatVHDFixed: {"force_size"},
+	fsbuild.FormatVMDK:     {"subformat"},
+}
+
+// Options are the names of Request.Options for a format, sorted.
+func Options(format string) []string { return options[format] }
+
+// Run converts. The output appears under its name when it is complete.
+func Run(ctx context.Context, r Request, progress func(done, total int64)) (fsbuild.Result, error) {
+	var none fsbuild.Result
+	out, err := r.output()
+	if err != nil {
+		return none, err
+	}
+	f, err := os.Open(r.Source)
+	if err != nil {
+		return none, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return none, err
+	}
+	if !st.Mode().IsRegular() {
+		return none, &mkfs.Error{What: r.Source + " is not a file"}
+	}
+	d, _, err := fsbuild.OpenDisk(f, st.Size(), r.From)
+	if errors.Is(err, fsbuild.ErrFormat) {
+		return none, &mkfs.Error{What: fmt.Sprintf("%s: %v", r.Source, err), Hint: "formats that are read: qcow2, raw, vhd, vmdk"}
+	}
+	if err != nil {
+		return none, fmt.Errorf("%s: %w", r.Source, err)
+	}
+	if err := r.identify(&out, d); err != nil {
+		return none, err
+	}
+	file, err := fsbuild.CreateOutput(r.Output)
+	if err != nil {
+		return none, err
+	}
+	defer file.Abort() //nolint:errcheck // after Commit it does nothing, and before it another error is on its way
+	out.File = file.File()
+	results, err := fsbuild.Convert(ctx, d, []fsbuild.Output{out}, progress)
+	if err != nil {
+		return none, err
+	}
+	return results[0], file.Commit()
+}
+
+// output reads the format's options.
+func (r *Request) output() (fsbuild.Output, error) {
+	known, ok := options[r.To]
+	if !ok {
+		return fsbuild.Output{}, &mkfs.Error{What: fmt.Sprintf("option -t: format %q is not one of %s", r.To, strings.Join(fsbuild.Formats(), ", "))}
+	}
+	for _, name := range slices.Sorted(maps.Keys(r.Options)) {
+		if !slices.Contains(known, name) {
+			return fsbuild.Output{}, &mkfs.Error{What: fmt.Sprintf("option -o: %s does not know %q", r.To, name), Hint: "options of " + r.To + ": " + strings.Join(known, ", ")}
+		}
+	}
+	o := fsbuild.Output{Format: r.To, Compress: true}
+	for name, value := range r.Options {
+		if err := set(&o, name, value); err != nil {
+			return o, err
+		}
+	}
+	return o, nil
+}
+
+// identify gives a container its identifiers. They follow from the first MiB of
+// the disk, where its own identifiers are, unless there is a seed.
+func (r *Request) identify(o *fsbuild.Output, d fsbuild.Disk) error {
+	head := make([]byte, min(d.Size(), 1<<20))
+	if n, err := d.ReadAt(head, 0); n < len(head) {
+		return fmt.Errorf("read %s: %w", r.Source, err)
+	}
+	seed := reproducibility.NewSeed(fmt.Appendf(head, "%d", d.Size()))
+	if r.Seed != "" {
+		var err error
+		if seed, err = reproducibility.ParseSeed(r.Seed); err != nil {
+			return &mkfs.Error{What: fmt.Sprintf("option --seed: %v", err), Hint: "64 hexadecimal digits, as sha256sum prints them"}
+		}
+	}
+	name := reproducibility.Name("container " + r.To)
+	o.VHD.UUID, o.VMDK.CID = seed.UUID(name), seed.VolumeSerial(name)
+	return nil
+}
+
+// set takes one option.
+func set(o *fsbuild.Output, name, value string) error {
+	wrong := func(want string) error {
+		return &mkfs.Error{What: fmt.Sprintf("option -o: %s=%s: not %s", name, value, want), Hint: name + " is " + want}
+	}
+	switch name {
+	case "cluster_size", "window":
+		n, err := mkfs.ParseBytes(value)
+		if err != nil || n > 1<<30 {
+			return wrong("a number of bytes, like 64K")
+		}
+		if name == "window" {
+			o.QCOW2.Window = int(n)
+		} else {
+			o.QCOW2.ClusterSize = int(n)
+		}
+	case "compat":
+		version, ok := map[string]int{"0.10": 2, "v2": 2, "1.1": 3, "v3": 3}[value]
+		if !ok {
+			return wrong("0.10 or 1.1")
+		}
+		o.QCOW2.Version = version
+	case "compression_type":
+		method, ok := map[string]qcow2.Compression{"zlib": qcow2.Deflate, "zstd": qcow2.Zstd, "none": qcow2.None}[value]
+		if !ok {
+			return wrong("zlib, zstd or none")
+		}
+		o.QCOW2.Compression = method
+	case "force_size":
+		exact, err := strconv.ParseBool(strings.NewReplacer("on", "true", "off", "false").Replace(value))
+		if err != nil {
+			return wrong("on or off")
+		}
+		if o.VHD.Sizing = vhd.Geometry; exact {
+			o.VHD.Sizing = vhd.Exact
+		}
+	case "subformat":
+		return setSubformat(o, value, wrong)
+	}
+	return nil
+}
+
+func setSubformat(o *fsbuild.Output, value string, wrong func(string) error) error {
+	if o.Format == fsbuild.FormatVMDK {
+		compress, ok := map[string]bool{"streamOptimized": true, "monolithicSparse": false}[value]
+		if !ok {
+			return wrong("streamOptimized or monolithicSparse")
+		}
+		o.Compress = compress
+		return nil
+	}
+	format, ok := map[string]string{"fixed": fsbuild.FormatVHDFixed, "dynamic": fsbuild.FormatVHD}[value]
+	if !ok {
+		return wrong("fixed or dynamic")
+	}
+	o.Format = format
+	return nil
+}
