@@ -1,7 +1,6 @@
 package ext4_test
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -448,7 +447,7 @@ func TestReadRefusals(t *testing.T) {
 			for _, more := range c.commands[1:] {
 				run(t, "debugfs", "-w", "-R", more, img)
 			}
-			err := readAll(img)
+			err := readAll(t, img)
 			if c.is != nil && !errors.Is(err, c.is) || c.is == nil && !errors.Is(err, ext4.ErrCorrupt) {
 				t.Fatalf("error %v is not %v", err, c.is)
 			}
@@ -462,7 +461,8 @@ func TestReadRefusals(t *testing.T) {
 }
 
 // readAll reads an image with all contents.
-func readAll(img string) error {
+func readAll(t testing.TB, img string) error {
+	t.Helper()
 	f, err := os.Open(img)
 	if err != nil {
 		return err
@@ -476,7 +476,7 @@ func readAll(img string) error {
 	if err != nil {
 		return err
 	}
-	tr, err := r.Tree(context.Background())
+	tr, err := r.Tree(t.Context())
 	if err != nil {
 		return err
 	}

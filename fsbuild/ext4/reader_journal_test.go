@@ -265,6 +265,9 @@ func TestReadJournal(t *testing.T) {
 					if n := r.Info().Replayed; n != 5 {
 						t.Errorf("%d transactions", n)
 					}
+					if r.Info().Clean {
+						t.Error("a file system that needs recovery is clean")
+					}
 					got := readTree(t, r)
 					content := read(t, got.Lookup("f").Content)
 					for i, want := range []string{"first", "\xc0\x3b\x39\x98", "mark of f 2 ", "first", "\xc0\x3b\x39\x98", "after", "mark of f 6 ", "mark of f 7 "} {
