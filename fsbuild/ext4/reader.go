@@ -82,7 +82,8 @@ type Reader struct {
 // Open reads the superblock of a file system of at most size bytes that begins
 // at offset 0 of r, and its journal if that needs recovery. It keeps r, which
 // must stay readable as long as the Reader, its trees and their contents are
-// in use. A file system that is larger than size is an error.
+// in use. A file system that is larger than size is an error. For a partition,
+// pass an [io.SectionReader].
 func Open(r io.ReaderAt, size int64) (*Reader, error) {
 	f := &Reader{dev: device{r: r, size: size, blockSize: 1024}}
 	if err := f.open(); err != nil {
@@ -124,7 +125,7 @@ type Info struct {
 	FreeInodes int64    // stale if the file system was not unmounted
 	InodeSize  int      // in bytes
 	Features   []string // names as dumpe2fs prints them, in its order
-	Clean      bool     // unmounted, or never mounted
+	Clean      bool     // unmounted in order, or never mounted
 	Errors     bool     // Linux found errors in it
 	// Replayed is the number of the journal's transactions that were not yet
 	// in place and hide what is.

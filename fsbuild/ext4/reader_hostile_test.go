@@ -36,7 +36,7 @@ func TestReadShared(t *testing.T) {
 			for _, command := range c.commands {
 				run(t, "debugfs", "-w", "-R", resolve(t, dir, command), dir)
 			}
-			err := readAll(dir)
+			err := readAll(t, dir)
 			if !errors.Is(err, ext4.ErrCorrupt) || !strings.Contains(err.Error(), c.want) {
 				t.Errorf("error %v, want %q", err, c.want)
 			}

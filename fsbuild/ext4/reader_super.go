@@ -213,7 +213,7 @@ func (r *Reader) fillInfo(replayed int) {
 		FreeInodes: int64(s.u32(0x10)),
 		InodeSize:  s.inodeSize,
 		Features:   slices.Concat(nameFeatures(0, s.compat), nameFeatures(1, s.incompat), nameFeatures(2, s.ro)),
-		Clean:      state&stateClean != 0,
+		Clean:      state&stateClean != 0 && s.incompat&featRecover == 0,
 		Errors:     state&stateErrors != 0,
 		Replayed:   replayed,
 	}

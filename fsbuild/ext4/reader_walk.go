@@ -113,7 +113,7 @@ func (w *walker) addAll(dir string, list []dirEntry) error {
 		if dir != "." {
 			path = dir + "/" + e.name
 		}
-		err := error(nil)
+		var err error
 		if e.number < w.r.sb.firstInode {
 			err = corrupt("inode %d is reserved", e.number)
 		} else {
