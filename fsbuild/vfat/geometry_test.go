@@ -155,6 +155,26 @@ func TestMinimal(t *testing.T) {
 	}
 }
 
+// TestFloppySize: an image of minimal size that happens to be a floppy's has
+// the root directory of others.
+func TestFloppySize(t *testing.T) {
+	var nodes []tree.Node
+	for i := range 300 {
+		nodes = append(nodes, file(fmt.Sprintf("n%d", i), ""))
+	}
+	tr, met := build(t, nodes...), 0
+	for slack := int64(300 << 10); slack < 360<<10; slack += 2048 {
+		img, s := image(t, tr, vfat.Params{Slack: slack})
+		fsck(t, img)
+		if s.Size == 360<<10 {
+			met++
+		}
+	}
+	if met == 0 {
+		t.Error("no image had a floppy's size")
+	}
+}
+
 // TestTooSmall: the error says how much is missing, and with that it fits.
 func TestTooSmall(t *testing.T) {
 	for name, p := range map[string]vfat.Params{

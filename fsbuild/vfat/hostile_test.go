@@ -244,6 +244,15 @@ func TestFragmented(t *testing.T) {
 	}
 }
 
+// TestSmallFAT: the FAT has an entry for every cluster.
+func TestSmallFAT(t *testing.T) {
+	b := bytesOf(t, samples(t)[FAT16])
+	le.PutUint16(b[22:], 15)
+	if _, _, err := readAll(b); !errors.Is(err, ErrDamaged) || !strings.Contains(err.Error(), "a FAT of 15 sectors for") {
+		t.Errorf("Open: %v", err)
+	}
+}
+
 // TestTruncated: an image that ends anywhere is an error or reads well, and so
 // is a reader that has less than it says.
 func TestTruncated(t *testing.T) {
@@ -269,7 +278,7 @@ func TestTruncated(t *testing.T) {
 func TestLongNames(t *testing.T) {
 	const short = "WITHAL~1"
 	for name, c := range map[string]struct {
-		damage func(slots []byte) // two of the long name, then the short one's
+		damage func(slots []byte) // two of the long name, then the short one's, then a free one
 		want   string
 	}{
 		"good":          {func([]byte) {}, "with a long name"},
@@ -289,14 +298,16 @@ func TestLongNames(t *testing.T) {
 		"surrogate":     {func(b []byte) { b[32+2] = 0xd8 }, short},
 		"low surrogate": {func(b []byte) { b[32+2] = 0xdc }, short},
 		"ends early":    {func(b []byte) { b[32+9] = 0 }, "with"},
-		"label between": {func(b []byte) { copy(b[32:], b[64:]); b[32+11] = attrVolumeID }, short},
+		"cut":           {func(b []byte) { copy(b[32:64], b[64:]); b[64] = 0xe5 }, short},
+		"old between":   {func(b []byte) { copy(b[96:], b[64:96]); b[64] = 0xe5 }, short},
+		"label between": {func(b []byte) { copy(b[32:64], b[64:]); b[32+11] = attrVolumeID }, short},
 		"read-only":     {func(b []byte) { b[64+11] |= attrReadOnly }, "with a long name"},
 		"code page":     {func(b []byte) { b[64], b[65] = 0x05, 0x80 }, "σÇTHAL~1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := bytesOf(t, samples(t)[FAT12])
 			at := bytes.Index(b, []byte(short)) - 2*slotSize
-			c.damage(b[at:][:3*slotSize])
+			c.damage(b[at:][:4*slotSize])
 			_, v, err := readAll(b)
 			if err != nil {
 				t.Fatal(err)

@@ -182,6 +182,37 @@ func TestForeign(t *testing.T) {
 	}
 }
 
+// TestSlots: the slots of long names are, byte for byte but for times, those of
+// mcopy.
+func TestSlots(t *testing.T) {
+	for _, name := range []string{"The quick brown.fox", "twelve chars", "thirteen char", "fourteen chars", strings.Repeat("26", 13), strings.Repeat("Ω", 127)} {
+		src := filepath.Join(t.TempDir(), name)
+		if err := os.WriteFile(src, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		img := filepath.Join(t.TempDir(), "img")
+		run(t, require.Tool(t, "mkfs.fat", "dosfstools"), "-C", img, "64")
+		run(t, require.Tool(t, "mcopy", "mtools"), "-i", img, src, "::")
+		ours, _ := image(t, build(t, file(name, "")), vfat.Params{Size: 64 << 10})
+		var dumps [2]string
+		for i, img := range []string{img, ours} {
+			b, err := os.ReadFile(img)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for at := 3 * 512; b[at] != 0; at += 32 {
+				if s := b[at : at+32]; s[11] != 0x0f {
+					clear(s[11:]) // attributes and times
+				}
+				dumps[i] += fmt.Sprintf("% x\n", b[at:at+32])
+			}
+		}
+		if diff := firstDiff(dumps[0], dumps[1]); diff != "" {
+			t.Errorf("%q: %s", name, diff)
+		}
+	}
+}
+
 // filesOnly sets the times of directories, which mcopy does not keep, to 0.
 func filesOnly(t testing.TB, tr *tree.Tree) *tree.Tree {
 	t.Helper()

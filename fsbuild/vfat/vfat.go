@@ -102,7 +102,7 @@ type Params struct {
 	// space at either end; "" means none. Case is kept: the config drive of
 	// OpenStack is found by "config-2".
 	Label  string
-	Serial uint32 // volume serial number
+	Serial uint32 // volume serial number; Linux finds no file system by 0
 	// Time is the time of creation and access of everything. Modification
 	// times later than it are set to it. The zero Time stamps 1980-01-01 and
 	// clamps nothing.

@@ -192,7 +192,6 @@ func (l *longReader) add(s []byte) {
 		}
 		l.left, l.sum, l.ok = number+1, s[13], true
 		l.units = append(l.units, make([]uint16, number*unitsPerSlot)...)
-		clear(l.units)
 	}
 	if !l.ok || number == 0 || number != l.left-1 || s[13] != l.sum {
 		l.ok = false
@@ -205,9 +204,9 @@ func (l *longReader) add(s []byte) {
 }
 
 // name returns the long name if it is complete, belongs to a short name, and
-// can be a name.
+// can be a name. Without its first slots it is empty, since they are zero.
 func (l *longReader) name(short shortName) (string, bool) {
-	if !l.ok || l.left != 1 || l.sum != short.checksum() {
+	if !l.ok || l.sum != short.checksum() {
 		return "", false
 	}
 	units := l.units
