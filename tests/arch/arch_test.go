@@ -25,7 +25,7 @@ const (
 // (golang.org/x/sys/unix excepted).
 const policy = `
 fsbuild/tree:
-fsbuild/compress:       github.com/klauspost/compress github.com/therootcompany/xz
+fsbuild/compress:       github.com/klauspost/compress github.com/therootcompany/xz github.com/ulikunitz/xz
 sandbox/idmap:
 reproducibility/store:  golang.org/x/sys
 fsbuild/tree/dir:       fsbuild/tree golang.org/x/sys
@@ -34,6 +34,7 @@ fsbuild/internal/contents: fsbuild/tree
 fsbuild/ext4:           fsbuild/tree
 fsbuild/cpio:           fsbuild/internal/contents fsbuild/tree
 fsbuild/tar/entry:      fsbuild/tree
+fsbuild/squashfs:       fsbuild/compress fsbuild/internal/contents fsbuild/tree github.com/klauspost/compress
 fsbuild/tar:            fsbuild/internal/contents fsbuild/tar/entry fsbuild/tree
 fsbuild/partition:
 fsbuild/grub:
