@@ -8,8 +8,8 @@
 // by MaxWindow however the input was made. The size of the output is not
 // bounded; who reads from strangers limits it.
 //
-// The package does not compress, does not seek, and knows no bzip2, lzma
-// (".lzma" alone) or lz4.
+// AppendXZ makes xz streams of blocks. The package compresses nothing else,
+// does not seek, and knows no bzip2, lzma (".lzma" alone) or lz4.
 package compress
 
 import (

@@ -6,12 +6,15 @@ import (
 	"fmt"
 	"io"
 	"math/rand/v2"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"testing/iotest"
 
 	"cairn/fsbuild/compress"
+	"cairn/tests/require"
 )
 
 // packer is a tool of somebody else that makes our input.
@@ -286,5 +289,32 @@ func BenchmarkReader(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// TestAppendXZ: xz, which is somebody else's, lists and decodes the streams.
+func TestAppendXZ(t *testing.T) {
+	for _, size := range []int{0, 1, 5000, 300_000} {
+		data := sample(size)
+		packed, err := compress.AppendXZ([]byte("before"), data, 64<<10)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rest, ok := bytes.CutPrefix(packed, []byte("before"))
+		if !ok {
+			t.Fatal("what was there is gone")
+		}
+		name := filepath.Join(t.TempDir(), "x.xz")
+		if err := os.WriteFile(name, rest, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		out, err := exec.Command(require.Tool(t, "xz", "xz-utils"), "-dc", name).Output()
+		if err != nil || !bytes.Equal(out, data) {
+			t.Errorf("%d bytes: xz -d gives %d bytes, %v", size, len(out), err)
+		}
+		list, err := exec.Command("xz", "--robot", "--list", "-vv", name).Output()
+		if err != nil || !bytes.Contains(list, []byte("\tCRC32\t")) || size > 0 && !bytes.Contains(list, []byte("dict=64KiB")) {
+			t.Errorf("%d bytes: xz --list: %v\n%s", size, err, list)
+		}
 	}
 }

@@ -25,7 +25,7 @@ const (
 // (golang.org/x/sys/unix excepted).
 const policy = `
 fsbuild/tree:
-fsbuild/compress:       github.com/klauspost/compress github.com/therootcompany/xz
+fsbuild/compress:       github.com/klauspost/compress github.com/therootcompany/xz github.com/ulikunitz/xz
 sandbox/idmap:
 reproducibility/store:  golang.org/x/sys
 fsbuild/tree/dir:       fsbuild/tree golang.org/x/sys
@@ -36,6 +36,7 @@ fsbuild/swap:
 fsbuild/vfat:           fsbuild/tree
 fsbuild/cpio:           fsbuild/internal/contents fsbuild/tree
 fsbuild/tar/entry:      fsbuild/tree
+fsbuild/squashfs:       fsbuild/compress fsbuild/internal/contents fsbuild/tree github.com/klauspost/compress
 fsbuild/tar:            fsbuild/internal/contents fsbuild/tar/entry fsbuild/tree
 fsbuild/partition:
 fsbuild/grub:
