@@ -56,6 +56,7 @@ elements/builtin:
 elements/shell:
 elements/runparts:      golang.org/x/sys
 elements:               go.yaml.in/yaml
+elements/blockdevice:   fsbuild/partition go.yaml.in/yaml
 elements/bootstrap:     fsbuild/tree fsbuild/compress oci/layer reproducibility/store github.com/ProtonMail/go-crypto golang.org/x/sync golang.org/x/sys
 sandbox/shim:           golang.org/x/sys
 sandbox:                sandbox/idmap golang.org/x/sys github.com/opencontainers/runc github.com/opencontainers/cgroups github.com/vishvananda/netlink
@@ -102,7 +103,7 @@ func TestImports(t *testing.T) {
 }
 
 // shared are the third-party modules that more than one package may import.
-var shared = []string{"golang.org/x/sys", "golang.org/x/sync", "github.com/klauspost/compress"}
+var shared = []string{"golang.org/x/sys", "golang.org/x/sync", "github.com/klauspost/compress", "go.yaml.in/yaml"}
 
 // TestOneOwner checks the policy itself.
 func TestOneOwner(t *testing.T) {
