@@ -2,7 +2,9 @@ package cli
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 
@@ -32,13 +34,13 @@ func (p *program) mkfsCommand() *cobra.Command {
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.Source, r.Output = args[0], args[1]
-			r.Stdin, r.Stdout, r.TmpDir = p.stdin, p.stdout, p.value("TMPDIR", "/tmp")
+			r.Stdin, r.Stdout, r.TmpDir = os.Stdin, p.stdout, p.value("TMPDIR", "/tmp")
 			if err := p.readMkfs(&f, &r); err != nil {
 				return err
 			}
 			s, err := mkfs.Run(cmd.Context(), r)
 			if err != nil {
-				return p.mediaError(err)
+				return mediaError(err)
 			}
 			return p.printMkfs(s, f.json)
 		},
@@ -56,6 +58,19 @@ func (p *program) mkfsCommand() *cobra.Command {
 	flags.BoolVar(&f.json, "json", false, "print the summary as JSON")
 	_ = c.MarkFlagRequired("type") // it exists
 	return c
+}
+
+// mediaError has the hint of an error shown.
+func mediaError(err error) error {
+	var wrong *mkfs.Error
+	if errors.As(err, &wrong) {
+		return &build.Failure{What: wrong.What, Hint: wrong.Hint, Code: exitFailure}
+	}
+	var output *fsbuild.OutputError
+	if errors.As(err, &output) {
+		return &build.Failure{What: err.Error(), Hint: output.Hint(), Code: exitFailure}
+	}
+	return err
 }
 
 func settingsHelp() string {
@@ -182,7 +197,7 @@ func (p *program) convertCommand() *cobra.Command {
 			})
 			show.close()
 			if err != nil {
-				return p.mediaError(err)
+				return mediaError(err)
 			}
 			return p.printConvert(r.Output, result, asJSON)
 		},

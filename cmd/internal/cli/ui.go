@@ -81,7 +81,7 @@ type liveDisplay struct {
 	step    string
 	hook    string
 	amount  string
-	said    string // the last line that a hook printed
+	said    string    // the last line that a hook printed
 	begun   time.Time // of the progress shown
 	key     string
 	drawn   time.Time

@@ -9,6 +9,7 @@ import (
 
 	"cairn/fsbuild/cpio"
 	"cairn/fsbuild/ext4"
+	"cairn/fsbuild/squashfs"
 	"cairn/fsbuild/tar"
 	"cairn/fsbuild/vfat"
 	"cairn/reproducibility"
@@ -30,6 +31,7 @@ var (
 		"ext3":     {label: true, sized: true, grows: true, settings: extSettings, write: ext(ext4.Ext3)},
 		"ext2":     {label: true, sized: true, grows: true, settings: extSettings, write: ext(ext4.Ext2)},
 		"vfat":     {label: true, sized: true, settings: []string{"cluster-size", "fat", "hidden-sectors", "sector-size", "serial"}, write: fat},
+		"squashfs": {settings: []string{"block-size", "compression", "level", "skip-xattrs"}, write: squash},
 		"cpio":     {archive: true, settings: []string{"align"}, write: newc},
 		"tar":      {archive: true, settings: []string{"skip-sockets"}, write: pax},
 	}
@@ -80,6 +82,20 @@ func fat(ctx context.Context, j *job, out *sink) (Summary, error) {
 	}
 	s, err := vfat.Write(ctx, out.at, j.tree, p)
 	return Summary{Size: s.Size, UUID: s.Serial, FreeBytes: s.FreeClusters * s.ClusterSize}, err
+}
+
+func squash(ctx context.Context, j *job, out *sink) (Summary, error) {
+	p := squashfs.Params{Time: j.time}
+	set := settings{values: j.Set}
+	set.integer("block-size", &p.BlockSize)
+	set.integer("level", &p.Level)
+	set.boolean("skip-xattrs", &p.SkipXattrs)
+	set.compression("compression", &p.Compression)
+	if set.err != nil {
+		return Summary{}, set.err
+	}
+	s, err := squashfs.Write(ctx, out.at, j.tree, p)
+	return Summary{Size: s.Size, Inodes: s.Inodes}, err
 }
 
 func newc(ctx context.Context, j *job, out *sink) (Summary, error) {
@@ -164,6 +180,16 @@ func (s *settings) journal(name string, p *ext4.Params) {
 	if s.count(name, &p.JournalSize); p.JournalSize == 0 {
 		p.JournalSize = -1
 	}
+}
+
+func (s *settings) compression(name string, to *squashfs.Compression) {
+	set(s, name, "gzip, xz or zstd", to, func(text string) (squashfs.Compression, error) {
+		c, ok := map[string]squashfs.Compression{"gzip": squashfs.Gzip, "xz": squashfs.XZ, "zstd": squashfs.Zstd}[text]
+		if !ok {
+			return 0, strconv.ErrSyntax
+		}
+		return c, nil
+	})
 }
 
 func (s *settings) serial(name string, to *uint32) {

@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
+	"strings"
 
 	"cairn/fsbuild"
 	"cairn/fsbuild/compress"
@@ -109,23 +111,46 @@ func (s *source) image(ctx context.Context, r *Request, f *os.File, size int64) 
 	if err != nil {
 		return fmt.Errorf("%s: %w", r.Source, err)
 	}
-	at, length := io.ReaderAt(disk), disk.Size()
-	table, err := partition.Read(disk, disk.Size())
-	switch {
-	case r.Partition == 0 && err == nil && !hasFileSystem(disk):
-		return refuse("name the one that you want with --partition", "%s has %d partitions", r.Source, count(table))
-	case r.Partition == 0:
-	case err != nil:
-		return fmt.Errorf("%s: %w", r.Source, err)
-	case r.Partition > len(table.Partitions) || table.Partitions[r.Partition-1].Sectors == 0:
-		return refuse("", "option --partition: %s has no partition %d", r.Source, r.Partition)
-	default:
-		p := table.Partitions[r.Partition-1]
-		sector := int64(table.SectorSize)
-		length = int64(p.Sectors) * sector
-		at = io.NewSectionReader(disk, int64(p.Start)*sector, length)
+	if r.Partition == 0 && hasFileSystem(disk) {
+		return s.fileSystem(ctx, r, disk, disk.Size())
 	}
-	return s.fileSystem(ctx, r, at, length)
+	table, err := partition.Read(disk, disk.Size())
+	if errors.Is(err, partition.ErrNoTable) && r.Partition == 0 {
+		return s.fileSystem(ctx, r, disk, disk.Size()) // says what is wrong
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w", r.Source, err)
+	}
+	p, err := choose(r, table)
+	if err != nil {
+		return err
+	}
+	sector := int64(table.SectorSize)
+	size = int64(p.Sectors) * sector
+	return s.fileSystem(ctx, r, io.NewSectionReader(disk, int64(p.Start)*sector, size), size)
+}
+
+// choose returns the partition that was asked for, or the only one.
+func choose(r *Request, t partition.Table) (partition.Partition, error) {
+	var numbers []string
+	for i, p := range t.Partitions {
+		if p.Sectors == 0 {
+			continue
+		}
+		if r.Partition == i+1 {
+			return p, nil
+		}
+		numbers = append(numbers, strconv.Itoa(i+1))
+	}
+	if r.Partition == 0 && len(numbers) == 1 {
+		n, _ := strconv.Atoi(numbers[0])
+		return t.Partitions[n-1], nil
+	}
+	there := "partitions: " + strings.Join(numbers, ", ")
+	if r.Partition == 0 {
+		return partition.Partition{}, refuse(there, "%s has several partitions: name one with --partition", r.Source)
+	}
+	return partition.Partition{}, refuse(there, "option --partition: %s has no partition %d", r.Source, r.Partition)
 }
 
 // hasFileSystem tells a boot sector with a file system's parameters, which
@@ -142,16 +167,6 @@ func hasFileSystem(r io.ReaderAt) bool {
 	}
 	_, err = r.ReadAt(head[:], 0x52)
 	return err == nil && string(head[:]) == "FAT"
-}
-
-func count(t partition.Table) int {
-	n := 0
-	for _, p := range t.Partitions {
-		if p.Sectors != 0 {
-			n++
-		}
-	}
-	return n
 }
 
 func (s *source) fileSystem(ctx context.Context, r *Request, at io.ReaderAt, size int64) error {
