@@ -413,7 +413,7 @@ func FuzzOpen(f *testing.F) {
 			return
 		}
 		var first strings.Builder
-		if err := v.Tree.WriteText(&first); err != nil {
+		if err = v.Tree.WriteText(&first); err != nil {
 			if !errors.Is(err, ErrDamaged) {
 				t.Fatalf("contents: %v", err)
 			}

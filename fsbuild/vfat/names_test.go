@@ -119,7 +119,7 @@ func TestTimes(t *testing.T) {
 		}
 	}
 	first := at("1980-01-01T00:00:00Z")
-	for _, bad := range [][2]uint16{{0, 0}, {1<<5 | 0, 0}, {13<<5 | 1, 0}, {2<<5 | 31, 0}, {1<<5 | 1, 24 << 11}, {1<<5 | 1, 60 << 5}, {1<<5 | 1, 30}, {0xffff, 0xffff}} {
+	for _, bad := range [][2]uint16{{0, 0}, {1 << 5, 0}, {13<<5 | 1, 0}, {2<<5 | 31, 0}, {1<<5 | 1, 24 << 11}, {1<<5 | 1, 60 << 5}, {1<<5 | 1, 30}, {0xffff, 0xffff}} {
 		if got := fromDOS(bad[0], bad[1]); got != first {
 			t.Errorf("date %#x, time %#x: %v", bad[0], bad[1], got)
 		}
