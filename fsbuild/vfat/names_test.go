@@ -125,18 +125,3 @@ func TestTimes(t *testing.T) {
 		}
 	}
 }
-
-// smallFAT32 plans a FAT32 with few clusters, which Plan does not make but
-// readers meet.
-func smallFAT32(t testing.TB, tr *tree.Tree) *Layout {
-	t.Helper()
-	l, err := Plan(tr, Params{Type: FAT32, Label: "SMALL", Serial: 1})
-	if err != nil {
-		t.Fatal(err)
-	}
-	g := &l.geo
-	g.clusters = uint64(l.used) + 3
-	g.fat = fatSectors(FAT32, g.clusters, g.sector)
-	g.total = g.dataStart() + g.clusters*g.perCluster
-	return l
-}
