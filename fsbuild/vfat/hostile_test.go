@@ -304,3 +304,26 @@ func TestDeep(t *testing.T) {
 		t.Errorf("Open: %v", err)
 	}
 }
+
+// TestLabel: the root directory's label counts before the boot sector's, and a
+// second one does not.
+func TestLabel(t *testing.T) {
+	for typ, l := range samples(t) {
+		b := bytesOf(t, l)
+		at := bytes.LastIndex(b, []byte("SMALL      \x08"))
+		copy(b[at:], "ROOT ")
+		copy(slotOf(b, "LOWER      ")[11:], []byte{attrVolumeID})
+		for _, want := range []string{"ROOT", "LOWER", "SMALL"} {
+			_, v, err := readAll(b)
+			if err != nil {
+				t.Fatalf("%s: %v", typ, err)
+			}
+			if v.Label != want {
+				t.Fatalf("%s: label %q, want %q", typ, v.Label, want)
+			}
+			if at = bytes.Index(b, []byte(want + "       ")[:11]); want == "ROOT" || want == "LOWER" {
+				b[at] = 0xe5
+			}
+		}
+	}
+}
