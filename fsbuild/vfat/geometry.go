@@ -36,8 +36,9 @@ func clusterRange(t Type) (least, most uint64) {
 		return 1, 4084
 	case FAT16:
 		return 4087, 65524
+	default:
+		return 65525, 1<<28 - 10
 	}
-	return 65525, 1<<28 - 10
 }
 
 // medium is what a rule of old says about a volume of a size.

@@ -146,7 +146,7 @@ func TestMinimal(t *testing.T) {
 			if err != nil || exact.Summary() != s {
 				t.Errorf("Plan of that very size: %+v, %v", exact.Summary(), err)
 			}
-			q.Size -= int64(max(s.SectorSize, 512)) // the last track is not whole
+			q.Size -= s.SectorSize // the last track is not whole
 			less, err := vfat.Plan(tr, q)
 			if err == nil && less.Summary().FreeClusters*s.ClusterSize >= p.Slack {
 				t.Errorf("a sector less is enough: %+v", less.Summary())

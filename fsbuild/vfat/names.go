@@ -98,7 +98,7 @@ func parseShort(name string) (s shortName, caseBits byte, whole, ok bool) {
 	if extLower {
 		caseBits |= lowerExt
 	}
-	return s, caseBits, !(baseLower && baseUpper) && !(extLower && extUpper), baseOK && extOK
+	return s, caseBits, (!baseLower || !baseUpper) && (!extLower || !extUpper), baseOK && extOK
 }
 
 // checksum ties the slots of a long name to the short name behind them
