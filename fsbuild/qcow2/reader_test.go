@@ -17,6 +17,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"cairn/fsbuild/internal/disktest"
 	"cairn/fsbuild/qcow2"
 	"cairn/fsbuild/tree"
 )
@@ -31,45 +32,6 @@ func open(t testing.TB, path string) *qcow2.Reader {
 	r, err := qcow2.Open(f, info.Size())
 	must(t, err)
 	return r
-}
-
-// extents collects what a Reader says is stored.
-func extents(t testing.TB, r *qcow2.Reader) (all []tree.Extent) {
-	t.Helper()
-	for e, err := range r.Data() {
-		must(t, err)
-		all = append(all, e)
-	}
-	return all
-}
-
-// checkDisk reads all of r in pieces and compares it, and that nothing but
-// zeros is outside the runs of data.
-func checkDisk(t testing.TB, r *qcow2.Reader, want []byte) {
-	t.Helper()
-	if r.Size() != int64(len(want)) {
-		t.Fatalf("Size() = %d, want %d", r.Size(), len(want))
-	}
-	got, err := io.ReadAll(io.NewSectionReader(r, 0, r.Size()))
-	must(t, err)
-	if !bytes.Equal(got, want) {
-		t.Error("the disk has other bytes")
-	}
-	end := int64(0)
-	for _, e := range append(extents(t, r), tree.Extent{Off: r.Size()}) {
-		if e.Off < end || bytes.ContainsFunc(want[end:e.Off], func(c rune) bool { return c != 0 }) {
-			t.Errorf("data between %d and %d is in no run", end, e.Off)
-		}
-		end = e.Off + e.Len
-	}
-	rnd := rand.New(rand.NewPCG(1, 1))
-	for range 50 {
-		off := rnd.Int64N(r.Size())
-		p := make([]byte, min(rnd.Int64N(200_000), r.Size()-off))
-		if _, err := r.ReadAt(p, off); err != nil || !bytes.Equal(p, want[off:off+int64(len(p))]) {
-			t.Fatalf("%d bytes at %d differ (%v)", len(p), off, err)
-		}
-	}
 }
 
 // scribble lets qemu-io write, zero and discard at random. Compressed clusters
@@ -162,16 +124,16 @@ func TestReadsWhatQEMUWrote(t *testing.T) {
 			want, err := os.ReadFile(back)
 			must(t, err)
 			r := open(t, image)
-			checkDisk(t, r, want)
+			disktest.CheckDisk(t, r, want)
 			if !prealloc { // where QEMU looks for holes in the file
-				if diff := cmp.Diff(mapped(t, image), extents(t, r)); diff != "" {
+				if diff := cmp.Diff(mapped(t, image), disktest.Extents(t, r)); diff != "" {
 					t.Errorf("runs of data (-QEMU +ours):\n%s", diff)
 				}
 			}
 			if !prealloc && name != "refcounts of 1 bit" {
 				small := filepath.Join(dir, "compressed")
 				run(t, "qemu-utils", "qemu-img", "convert", "-t", "unsafe", "-c", "-f", "raw", "-O", "qcow2", "-o", tc.options, back, small)
-				checkDisk(t, open(t, small), want)
+				disktest.CheckDisk(t, open(t, small), want)
 			}
 		})
 	}
@@ -186,8 +148,8 @@ func TestReadsWhatWeWrote(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			image := build(t, size, ws, o)
 			r := open(t, image)
-			checkDisk(t, r, want)
-			if diff := cmp.Diff(mapped(t, image), extents(t, r)); diff != "" {
+			disktest.CheckDisk(t, r, want)
+			if diff := cmp.Diff(mapped(t, image), disktest.Extents(t, r)); diff != "" {
 				t.Errorf("runs of data (-QEMU +ours):\n%s", diff)
 			}
 		})
@@ -330,25 +292,7 @@ func FuzzOpen(f *testing.F) {
 		if err != nil {
 			return
 		}
-		p := make([]byte, 64<<10)
-		for _, off := range []int64{0, r.Size() / 2, r.Size() - 100} {
-			if _, err := r.ReadAt(p, max(0, off)); err == nil && r.Size() < int64(len(p)) {
-				t.Error("read more than the disk has")
-			}
-		}
-		left, end := 1000, int64(0)
-		for e, err := range r.Data() {
-			if err != nil {
-				break
-			}
-			if e.Off < end || e.Len <= 0 || e.Len > r.Size()-e.Off {
-				t.Errorf("run %+v in a disk of %d, behind %d", e, r.Size(), end)
-			}
-			if left--; left == 0 || e.Off > 1<<30 {
-				break
-			}
-			end = e.Off + e.Len
-		}
+		disktest.Probe(t, r)
 	})
 }
 

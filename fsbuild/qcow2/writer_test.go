@@ -177,7 +177,7 @@ func TestQEMUAgrees(t *testing.T) {
 				if seed == 0 {
 					size = 3 << 30 // several L2 tables
 				}
-				ws := pattern(rnd, size, 24<<20)
+				ws := pattern(rnd, size, 8<<20)
 				judge(t, build(t, size, ws, o), raw(t, size, ws))
 			}
 		})
@@ -239,7 +239,7 @@ func TestRefcountGroups(t *testing.T) {
 	for _, cs := range []int{512, 1024} {
 		for seed := range uint64(3) {
 			rnd := rand.New(rand.NewPCG(seed, 3))
-			size := int64(6 << 20)
+			size := int64(2 << 20)
 			var ws []write
 			for pos := int64(0); pos < size; pos += int64(cs) {
 				data := content(rnd, cs)

@@ -48,6 +48,7 @@ func NewEncoder(window int) (*Encoder, error) {
 		return nil, fmt.Errorf("window of %d bytes: %w", window, ErrWindow)
 	}
 	e := &Encoder{}
+	e.tokens = make([]token, 0, maxTokens+moreRoom)
 	e.find.init(window)
 	e.fixed.setFixed()
 	return e, nil
@@ -56,22 +57,36 @@ func NewEncoder(window int) (*Encoder, error) {
 // Encode appends src, compressed, to dst and returns the result. src must be
 // shorter than 1 GiB.
 func (e *Encoder) Encode(dst, src []byte) []byte {
-	e.parse(src)
-	e.count()
 	e.out = bitWriter{b: dst}
-	first, data := 0, src
-	var block histogram
-	for i := range e.runs {
-		if i == 0 {
-			block = e.runs[0]
-		} else if !block.join(&e.runs[i]) {
+	for p, final := 0, false; !final; {
+		start := p
+		p = e.parse(src, p)
+		final = p == len(src)
+		e.count()
+		e.blocks(src[start:p], final)
+	}
+	e.find.next(len(src))
+	return e.out.finish()
+}
+
+// blocks writes the tokens, which stand for data, in one block or more.
+func (e *Encoder) blocks(data []byte, final bool) {
+	first, block := 0, e.runs[0]
+	for i := 1; i < len(e.runs); i++ {
+		if !block.join(&e.runs[i]) {
 			data = e.block(&block, e.tokens[first:i*runTokens], data, false)
 			first, block = i*runTokens, e.runs[i]
 		}
 	}
-	e.block(&block, e.tokens[first:], data, true)
-	return e.out.finish()
+	e.block(&block, e.tokens[first:], data, final)
 }
+
+// Tokens that are kept before they are written as blocks, and how many more
+// one step of the parser may add.
+const (
+	maxTokens = 64 << 10
+	moreRoom  = 1 << 10
+)
 
 // token is a literal byte or a match, with all that is needed to count and
 // write it without asking which of the two it is:

@@ -3,7 +3,6 @@ package deflate
 import (
 	"encoding/binary"
 	"math/bits"
-	"slices"
 )
 
 // How hard the finder tries. More of it costs time and gains little.
@@ -12,6 +11,7 @@ const (
 	niceLength  = 64   // a match of this length ends the search
 	farShort    = 1024 // a match of minMatch bytes is not worth a distance from here on
 	lazyLength  = 8    // nothing better is looked for than a match of this length
+	maxStep     = 64   // but no fewer than one of so many
 	patience    = 7    // after 1<<patience bytes without a match, every second one is tried, and so on
 )
 
@@ -27,7 +27,7 @@ type finder struct {
 	base   int32                 // added to positions in the heads, so that those of earlier blocks are below it
 	head   [1 << hashBits]int32  // newest position for a hash of four bytes
 	head3  [1 << hash3Bits]int32 // and of three bytes
-	back   [1 << 16]uint16       // from a position, modulo 1<<16, how far back the one before is, if that is below 1<<16
+	back   [MaxWindow]uint16     // from a position, modulo MaxWindow, how far back the one before is, at most 1<<16-1
 }
 
 func (f *finder) init(window int) { f.window, f.base = window, 1 }
@@ -51,7 +51,7 @@ func (f *finder) insert(v uint32, p int) int {
 	h := v * 0x9e3779b1 >> (32 - hashBits)
 	old := int(f.head[h] - f.base)
 	f.head[h] = int32(p) + f.base
-	f.back[uint16(p)] = uint16(min(p-old, 1<<16-1))
+	f.back[p&(MaxWindow-1)] = uint16(min(p-old, 1<<16-1))
 	return old
 }
 
@@ -91,7 +91,7 @@ func (f *finder) longest(src []byte, p, beat, depth int) (length, distance int) 
 				tail = load32(src, p+best-3)
 			}
 		}
-		cand -= int(f.back[uint16(cand)])
+		cand -= int(f.back[cand&(MaxWindow-1)])
 		if depth--; depth <= 0 || cand < limit {
 			break
 		}
@@ -116,16 +116,16 @@ func matchLength(src []byte, a, p, most int) int {
 	return n
 }
 
-// parse turns src into tokens.
-func (e *Encoder) parse(src []byte) {
-	tokens := slices.Grow(e.tokens[:0], len(src))[:len(src)]
-	n := 0
+// parse turns src from p on into tokens, and returns where it stopped: at the
+// end or where there were maxTokens.
+func (e *Encoder) parse(src []byte, p int) int {
+	tokens, n := e.tokens[:cap(e.tokens)], 0
 	last := len(src) - 4 // last position that has a hash
-	p, since := 0, 0     // since is where the last match ended
-	for p <= last {
+	since := p           // where the last match ended
+	for p <= last && n < maxTokens {
 		length, distance := e.find.longest(src, p, 0, chainLength)
 		if length == 0 {
-			next := min(p+1+(p-since)>>patience, len(src))
+			next := min(p+1+min((p-since)>>patience, maxStep), len(src))
 			for ; p < next; p++ {
 				tokens[n] = literal(src[p])
 				n++
@@ -136,7 +136,7 @@ func (e *Encoder) parse(src []byte) {
 		if length < lazyLength {
 			p, length, distance = e.improve(src, p, last, length, distance)
 		} else {
-			e.insertAll(src, p+1, min(p+length, last+1))
+			e.find.insertAll(src, p+1, min(p+length, last+1))
 		}
 		for ; start < p; start++ {
 			tokens[n] = literal(src[start])
@@ -147,17 +147,25 @@ func (e *Encoder) parse(src []byte) {
 		p += length
 		since = p
 	}
-	for ; p < len(src); p++ {
+	for ; p > last && p < len(src); p++ {
 		tokens[n] = literal(src[p])
 		n++
 	}
 	e.tokens = tokens[:n]
-	e.find.next(len(src))
+	return p
 }
 
-func (e *Encoder) insertAll(src []byte, p, end int) {
+// insertAll inserts the positions from p to end.
+func (f *finder) insertAll(src []byte, p, end int) {
+	for ; p+4 <= end && p+8 <= len(src); p += 4 {
+		v := load64(src, p)
+		f.insert(uint32(v), p)
+		f.insert(uint32(v>>8), p+1)
+		f.insert(uint32(v>>16), p+2)
+		f.insert(uint32(v>>24), p+3)
+	}
 	for ; p < end; p++ {
-		e.find.insert(load32(src, p), p)
+		f.insert(load32(src, p), p)
 	}
 }
 
@@ -168,11 +176,11 @@ func (e *Encoder) improve(src []byte, p, last, length, distance int) (at, bestLe
 	for length < lazyLength && p < last {
 		n, d := e.find.longest(src, p+1, length-1, chainLength/2)
 		if n == 0 || 4*(n-length)+bits.Len(uint(distance))-bits.Len(uint(d)) <= 2 {
-			e.insertAll(src, p+2, min(p+length, last+1))
+			e.find.insertAll(src, p+2, min(p+length, last+1))
 			return p, length, distance
 		}
 		p, length, distance = p+1, n, d
 	}
-	e.insertAll(src, p+1, min(p+length, last+1))
+	e.find.insertAll(src, p+1, min(p+length, last+1))
 	return p, length, distance
 }
