@@ -92,6 +92,7 @@ func TestSelections(t *testing.T) {
 		"base debian-minimal vm cloud-init openssh-server growroot",
 		"base debian vm growroot cloud-init-datasources element-manifest svc-map cache-url",
 		"debian-minimal",
+		"debian-minimal vm block-device-gpt growroot",
 	} {
 		t.Run(request, func(t *testing.T) {
 			s, err := load(t).Resolve(strings.Fields(request), "amd64")

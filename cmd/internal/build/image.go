@@ -118,14 +118,11 @@ func (w *worker) describe(t *tree.Tree) (*fsbuild.Image, error) {
 			Slack: firstBootSlack + w.req.ExtraSize, KernelReserve: true,
 		},
 	}
-	if !w.hasTable() {
-		return img, nil
+	kind := table(w.job.Names)
+	err := addTable(img, kind, seed)
+	if err != nil || kind == fsbuild.NoTable || !slices.Contains(w.job.Names, "bootloader") {
+		return img, err
 	}
-	img.Table, img.DiskSignature = fsbuild.MBR, seed.DiskSignature(reproducibility.Disk)
-	if !slices.Contains(w.job.Names, "bootloader") {
-		return img, nil
-	}
-	var err error
 	if img.Boot, err = content(t, bootImg); err != nil {
 		return nil, fail(err, "element bootloader: boot sector")
 	}

@@ -2,13 +2,8 @@ package build
 
 import (
 	"encoding/json"
-	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
-
-	"cairn/reproducibility"
-	"cairn/sandbox/shim"
 )
 
 // What hooks find in /dev/.cairn, which is never part of an image: the
@@ -36,31 +31,17 @@ func (w *worker) stageDisk() error {
 	if err := makeImageDir(dir); err != nil {
 		return err
 	}
-	disk, err := json.Marshal(w.disk())
+	text, err := json.Marshal(disk(table(w.job.Names), w.job.Seed, w.rootLabel()))
 	if err != nil {
 		return err
 	}
-	for name, content := range map[string][]byte{"disk.json": disk, "apt.conf": []byte(aptConf), "ca.pem": w.job.CA} {
+	for name, content := range map[string][]byte{"disk.json": text, "apt.conf": []byte(aptConf), "ca.pem": w.job.CA} {
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
 			return fail(err, "write %s for the hooks", name)
 		}
 	}
 	return nil
 }
-
-// disk is what grub-probe says of the disk to be.
-func (w *worker) disk() shim.Disk {
-	seed := reproducibility.Seed(w.job.Seed)
-	d := shim.Disk{Label: w.rootLabel(), UUID: uuidText(seed.UUID(reproducibility.Root)), FS: "ext4"}
-	if w.hasTable() {
-		d.PartMap, d.Partition = "msdos", 1
-		d.PartUUID = fmt.Sprintf("%08x-01", seed.DiskSignature(reproducibility.Disk))
-	}
-	return d
-}
-
-// hasTable says whether the image is a partitioned disk.
-func (w *worker) hasTable() bool { return slices.Contains(w.job.Names, "block-device-mbr") }
 
 // certificates are the variables by which programs find the certificate of the
 // recording server, which lies in dir.
