@@ -178,8 +178,8 @@ func (p *packer) seen(ino *inode, sum [sha256.Size]byte) bool {
 
 func digest(n *tree.Node) (sum [sha256.Size]byte, err error) {
 	if d, ok := n.Content.(tree.Digester); ok {
-		if sum, ok := d.SHA256(); ok {
-			return sum, nil
+		if known, ok := d.SHA256(); ok {
+			return known, nil
 		}
 	}
 	h := sha256.New()

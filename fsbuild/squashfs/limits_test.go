@@ -296,7 +296,7 @@ func BenchmarkMksquashfs(b *testing.B) {
 	src := os.Getenv("CAIRN_BENCH_TREE")
 	if src == "" {
 		src = filepath.Join(scratch, "tree")
-		fstest.WriteFiles(b, src, 10_000)
+		fstest.WriteFiles(b, src, 3_000)
 	}
 	out := filepath.Join(scratch, "out")
 	for name, c := range map[string]squashfs.Compression{"gzip": squashfs.Gzip, "xz": squashfs.XZ, "zstd": squashfs.Zstd} {

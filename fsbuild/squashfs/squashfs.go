@@ -68,7 +68,8 @@ const (
 type Params struct {
 	Compression Compression // 0 means Gzip
 	// Level is 1 (fast) to 9 for Gzip, 1 to 4 for Zstd, 0 for XZ. 0 means 7
-	// for Gzip and 3 for Zstd.
+	// for Gzip and 3 for Zstd. They are not those of other programs: 4 is the
+	// nearest to mksquashfs -comp zstd.
 	Level int
 	// BlockSize in bytes: a power of two from 4 KiB to 1 MiB. 0 means 128 KiB.
 	BlockSize int
@@ -188,8 +189,8 @@ func (p *Params) check(n *tree.Node) error {
 // the rest of the name.
 func splitXattr(name string) (kind int, rest string) {
 	for i, prefix := range []string{"user.", "trusted.", "security."} {
-		if rest, ok := strings.CutPrefix(name, prefix); ok {
-			return i, rest
+		if after, ok := strings.CutPrefix(name, prefix); ok {
+			return i, after
 		}
 	}
 	return -1, name

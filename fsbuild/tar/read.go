@@ -96,8 +96,8 @@ func (r *reader) all(ctx context.Context) error {
 		case err != nil && !errors.Is(err, tar.ErrInsecurePath): // the names are checked here
 			return fmt.Errorf("read tar archive after %q: %w", last, err)
 		}
-		if err := ctx.Err(); err != nil {
-			return err
+		if cause := ctx.Err(); cause != nil {
+			return cause
 		}
 		last = h.Name
 		end, err := r.entry(h, tr, start)

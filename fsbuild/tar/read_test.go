@@ -90,11 +90,10 @@ func describe(t testing.TB, tr *tree.Tree) (list []string) {
 				t.Fatal(err)
 			}
 			data, err := io.ReadAll(r)
-			if err != nil {
+			if err = errors.Join(err, r.Close()); err != nil {
 				t.Fatal(err)
 			}
 			s += " = " + string(data)
-			r.Close()
 		}
 		if n.Inode != 0 {
 			if groups[n.Inode] == 0 {
