@@ -305,7 +305,7 @@ func TestAppendXZ(t *testing.T) {
 			t.Fatal("what was there is gone")
 		}
 		name := filepath.Join(t.TempDir(), "x.xz")
-		if err := os.WriteFile(name, rest, 0o600); err != nil {
+		if err = os.WriteFile(name, rest, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		out, err := exec.Command(require.Tool(t, "xz", "xz-utils"), "-dc", name).Output()

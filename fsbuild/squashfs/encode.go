@@ -11,7 +11,7 @@ import (
 
 const (
 	defaultGzipLevel = 7
-	defaultZstdLevel = 3
+	defaultZstdLevel = 4
 )
 
 // encoder compresses one block at a time. Its output depends on src only,

@@ -100,7 +100,8 @@ func compare(t *testing.T, what string, want *tree.Tree, root string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close() // or else it cannot be unmounted
+	// Open, it would keep the file system mounted.
+	defer f.Close()
 	got, err := dir.ReadFrom(t.Context(), f, dir.Options{})
 	if err != nil {
 		t.Fatal(err)

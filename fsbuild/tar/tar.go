@@ -10,11 +10,13 @@
 // where a ustar header does not do: for fractions of a second and times before
 // 1970, ids from 2^21, names that do not fit or are not ASCII, sizes from
 // 8 GiB, and attributes. Names that are not UTF-8 have the record
-// hdrcharset=BINARY, of which GNU tar says that it is unknown. Attributes are SCHILY.xattr.NAME records as star, GNU
-// tar and libarchive have them. POSIX ACLs are written as what they are in a
-// tree, the attributes system.posix_acl_access and system.posix_acl_default in
-// the kernel's form: GNU tar sets those with --xattrs --xattrs-include='*',
-// and bsdtar does not. Further names of a file are hard links to the first.
+// hdrcharset=BINARY, of which GNU tar says that it is unknown. Attributes are
+// SCHILY.xattr.NAME records as star, GNU tar and libarchive have them. POSIX
+// ACLs are written as what they are in a tree, the attributes
+// system.posix_acl_access and system.posix_acl_default in the kernel's form:
+// GNU tar sets those with --xattrs --xattrs-include='*' and without --acls,
+// which removes default ACLs, and bsdtar does not. Further names of a file are
+// hard links to the first.
 //
 // # What is read
 //

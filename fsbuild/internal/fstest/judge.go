@@ -15,7 +15,7 @@ import (
 // ScratchDir returns a directory in memory where there is one.
 func ScratchDir(t testing.TB) string {
 	t.Helper()
-	d, err := os.MkdirTemp("/dev/shm", "fstest-")
+	d, err := os.MkdirTemp("/dev/shm", "fstest-") //nolint:usetesting // in memory
 	if err != nil {
 		return t.TempDir()
 	}
@@ -78,9 +78,9 @@ func (u *Usage) Report(b *testing.B, theirs Usage, who string) {
 // Measure runs f and returns what it took, child processes included.
 func Measure(t testing.TB, f func()) Usage {
 	t.Helper()
-	c0, w0 := cpuTime(t), time.Now()
+	c0, w0 := cpuTime(t), time.Now() //nolint:forbidigo // measures a test
 	f()
-	return Usage{time.Since(w0), cpuTime(t) - c0}
+	return Usage{time.Since(w0), cpuTime(t) - c0} //nolint:forbidigo // measures a test
 }
 
 func cpuTime(t testing.TB) (sum time.Duration) {
