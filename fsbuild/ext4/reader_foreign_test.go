@@ -81,6 +81,7 @@ func TestReadMke2fs(t *testing.T) {
 		{3000, "-t ext4 -b 65536"},
 		{700, "-t ext4 -b 1024"},
 		{700, "-t ext4 -b 1024 -O meta_bg,^resize_inode -g 1024 -G 2"},
+		{700, "-t ext4 -b 1024 -O meta_bg,^resize_inode,sparse_super2 -g 1024 -G 2"},
 		{700, "-t ext4 -b 1024 -O bigalloc -C 16384"},
 		{700, "-t ext4 -b 1024 -O inline_data -I 512"},
 		{700, "-t ext4 -b 2048 -O ^has_journal"},
