@@ -160,6 +160,9 @@ func nextRun(f *os.File, off, size int64) (start, end int64, err error) {
 	if end, err = f.Seek(start, unix.SEEK_HOLE); err != nil {
 		return 0, 0, fmt.Errorf("look for holes: %w", err)
 	}
+	if end <= start { // a file system that contradicts itself
+		end = size
+	}
 	return min(start, size), min(end, size), nil
 }
 

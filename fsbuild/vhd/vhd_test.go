@@ -69,7 +69,7 @@ func TestQEMUAgrees(t *testing.T) {
 func TestSameSizesAsQEMU(t *testing.T) {
 	dir := t.TempDir()
 	for _, force := range []string{"off", "on"} {
-		for _, size := range []int64{512, 1 << 20, 10<<20 + 512, 504 << 20, 1 << 30, 33 << 30, 127<<30 + 512, 128 << 30, 2040 << 30} {
+		for _, size := range []int64{512, 1 << 20, 10<<20 + 512, 4096 * 17 << 9, 1024 * 16 * 17 << 9, 1024 * 16 * 31 << 9, 504 << 20, 1 << 30, 33 << 30, 127<<30 + 512, 128 << 30, 2040 << 30} {
 			theirs := filepath.Join(dir, fmt.Sprint(force, size))
 			disktest.QEMU(t, "qemu-img", "create", "-q", "-f", "vpc", "-o", "subformat=dynamic,force_size="+force, theirs, fmt.Sprint(size))
 			o := vhd.Options{Sizing: vhd.Geometry}

@@ -51,7 +51,7 @@ func (w *Writer) VirtualSize() int64 { return w.size }
 // WriteAt implements io.WriterAt for ascending, non-overlapping ranges. It
 // keeps no reference to p. Zeros are not written.
 func (w *Writer) WriteAt(p []byte, off int64) (int, error) {
-	err := error(ErrClosed)
+	err := ErrClosed
 	if !w.closed {
 		if err = w.order.Check(len(p), off); err == nil {
 			err = disk.Pieces(p, off, blockSize, w.piece)
@@ -114,7 +114,7 @@ func (w *Writer) finish() error {
 			binary.BigEndian.PutUint32(table[4*i:], sector)
 		}
 		head := append(bytes.Clone(footer), header(int64(len(w.table)))...)
-		if _, err := w.out.WriteAt(append(head, table...), 0); err != nil {
+		if _, err = w.out.WriteAt(append(head, table...), 0); err != nil {
 			return err
 		}
 	}

@@ -94,7 +94,7 @@ func start(out io.WriterAt, g geometry, encoders []*deflate.Encoder) *Writer {
 // WriteAt implements io.WriterAt for ascending, non-overlapping ranges. It
 // keeps no reference to p. An error of the output comes at a later call.
 func (w *Writer) WriteAt(p []byte, off int64) (int, error) {
-	err := error(ErrClosed)
+	err := ErrClosed
 	if !w.closed {
 		err = w.order.Check(len(p), off)
 	}

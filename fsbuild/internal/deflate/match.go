@@ -7,10 +7,10 @@ import (
 
 // How hard the finder tries. More of it costs time and gains little.
 const (
-	chainLength = 20   // positions that are looked at for a match
+	chainLength = 32   // positions that are looked at for a match
 	niceLength  = 64   // a match of this length ends the search
 	farShort    = 1024 // a match of minMatch bytes is not worth a distance from here on
-	lazyLength  = 8    // nothing better is looked for than a match of this length
+	lazyLength  = 16   // nothing better is looked for than a match of this length
 	maxStep     = 64   // but no fewer than one of so many
 	patience    = 7    // after 1<<patience bytes without a match, every second one is tried, and so on
 )

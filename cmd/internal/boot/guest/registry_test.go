@@ -14,7 +14,7 @@ import (
 )
 
 // TestRegistryBase builds a virtual machine on a base image that comes from a
-// registry, and boots it.
+// registry, on a disk with a GPT, and boots it.
 func TestRegistryBase(t *testing.T) {
 	require.Root(t)
 	who := require.OrdinaryUser(t)
@@ -29,7 +29,7 @@ func TestRegistryBase(t *testing.T) {
 		t.Fatal(err)
 	}
 	name := filepath.Join(dir, "vm")
-	build := who.Command(cairn, "build", "-t", "qcow2", "-o", name, "debian", "vm", "cloud-init", "openssh-server", "growroot")
+	build := who.Command(cairn, "build", "-t", "qcow2", "-o", name, "debian", "vm", "block-device-gpt", "cloud-init", "openssh-server", "growroot")
 	build.Env = append(build.Env, "HOME="+who.Home, "TMPDIR="+dir, "DIB_BASE_IMAGE="+reference, "DIB_DEBIAN_KERNEL_FLAVOUR=cloud-amd64")
 	build.Dir = dir
 	out, err := build.CombinedOutput()
@@ -48,6 +48,10 @@ func TestRegistryBase(t *testing.T) {
 	}
 	g := clouds[len(clouds)-1].start(t, name+".qcow2")
 	g.checkFirstBoot(t, clouds[len(clouds)-1])
+	// The disk was enlarged: the copy of the table has moved to its end.
+	if got := g.run(t, "sgdisk --verify /dev/vda && sgdisk --print /dev/vda"); !strings.Contains(got, "No problems found") || !strings.Contains(got, "EF02") {
+		t.Errorf("sgdisk says:\n%s", got)
+	}
 }
 
 // shared is a scratch folder of the user.
