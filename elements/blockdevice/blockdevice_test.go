@@ -284,14 +284,20 @@ func TestBadConfigurations(t *testing.T) {
 
 // TestAliases: a small text with very many values in it ends with an error, and soon.
 func TestAliases(t *testing.T) {
-	text := "- local_loop: &a {name: a, x: 1}\n"
+	text := "- local_loop: &a {name: a}\n"
 	for i := range 12 {
 		this, last := string(rune('b'+i)), string(rune('a'+i))
-		text += fmt.Sprintf("- partitioning: &%s {name: p, partitions: [%s]}\n", this, strings.TrimSuffix(strings.Repeat("{name: p, mkfs: *"+last+"},", 9), ","))
+		entry := "{name: p, partitioning: *" + last + "},"
+		text += fmt.Sprintf("- partitioning: &%s {name: p, partitions: [%s]}\n", this, strings.TrimSuffix(strings.Repeat(entry, 9), ","))
 	}
-	for _, text := range []string{text, "- local_loop: &a {name: a, mkfs: *a}", "- &a [*a]"} {
-		if _, err := blockdevice.Parse([]byte(text), blockdevice.Params{}); err == nil {
-			t.Errorf("no error for %.80s", text)
+	for text, want := range map[string]string{
+		text:                                   "has more than 10000 values",
+		"- local_loop: &a {name: a, mkfs: *a}": "nested too deep",
+		"- &a [*a]":                            "config entry not a dict",
+	} {
+		_, err := blockdevice.Parse([]byte(text), blockdevice.Params{})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("error = %v for %.80s, want %q", err, text, want)
 		}
 	}
 }
