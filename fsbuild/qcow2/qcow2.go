@@ -26,6 +26,7 @@ import (
 	"math/bits"
 
 	"cairn/fsbuild/internal/deflate"
+	"cairn/fsbuild/internal/disk"
 )
 
 // Compression says how data clusters are stored. A cluster that does not
@@ -65,7 +66,7 @@ var (
 	ErrSize = errors.New("virtual size not supported by qcow2")
 	// ErrOrder means that a write began before the end of the one before, or
 	// left the virtual disk.
-	ErrOrder = errors.New("write out of order")
+	ErrOrder = disk.ErrOrder
 	// ErrClosed means that the Writer was closed or aborted.
 	ErrClosed = errors.New("qcow2 writer is closed")
 )
@@ -76,7 +77,6 @@ const (
 	maxClusterBits  = 21
 	maxL1Bytes      = 32 << 20
 	maxRefcountTabs = 8 << 20 // bytes in the refcount table
-	maxWorkers      = 16
 )
 
 // Bits of L1 and L2 entries.

@@ -150,6 +150,15 @@ func (r *Reader) readPlain(p []byte, offset int64) error {
 	return corrupt(disk.Full(r.file, r.fileSize, p[:have], offset))
 }
 
+// state is how a cluster is stored.
+type state uint8
+
+const (
+	zero   state = iota // reads as zeros: takes no room
+	plain               // stored as it is
+	packed              // stored compressed
+)
+
 // mapping says where a run of the virtual disk is stored.
 type mapping struct {
 	kind   state

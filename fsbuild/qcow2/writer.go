@@ -1,13 +1,11 @@
 package qcow2
 
 import (
-	"bytes"
 	"encoding/binary"
 	"fmt"
 	"io"
-	"runtime"
-	"sync"
-	"sync/atomic"
+
+	"cairn/fsbuild/internal/disk"
 )
 
 // Writer makes one image. Its methods must not be called concurrently.
@@ -17,36 +15,12 @@ import (
 // their place in the file and writes them. All memory is in a fixed number of
 // clusters, at most 32 MiB, and in the encoders.
 type Writer struct {
-	geo     geometry
-	pos     int64    // end of the last write, in the guest
-	current *cluster // being filled, or nil
-	free    chan *cluster
-	jobs    chan *cluster // to the workers
-	order   chan *cluster // to the committer
-	done    sync.WaitGroup
-	failure atomic.Pointer[error] // first error of a goroutine
-	closed  bool
-	commit  *committer
+	clusters *disk.Blocks
+	commit   *committer
 }
 
-// cluster travels from WriteAt through a worker to the committer and back.
-type cluster struct {
-	index  int64  // in the guest
-	data   []byte // clusterSize bytes
-	filled int64  // bytes of data that are set
-	packed []byte // compressed
-	state  state
-	err    error
-	ready  chan struct{} // a token when the worker is done
-}
-
-type state uint8
-
-const (
-	zero   state = iota // reads as zeros: takes no room
-	plain               // stored as it is
-	packed              // stored compressed
-)
+// buffered is the number of bytes that clusters in flight may take.
+const buffered = 32 << 20
 
 // NewWriter starts an image of virtualSize bytes, a positive multiple of 512,
 // in w, which must be empty (or read as zeros). Close or Abort must be called.
@@ -55,180 +29,50 @@ func NewWriter(w io.WriterAt, virtualSize int64, o Options) (*Writer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("write qcow2: %w", err)
 	}
-	workers := o.Workers
-	if workers == 0 {
-		workers = min(runtime.GOMAXPROCS(0), maxWorkers)
-	}
-	encoders := make([]encoder, workers)
-	for i := range encoders {
-		if encoders[i], err = newEncoder(g); err != nil {
+	encode := make([]func(*disk.Block) error, disk.Workers(o.Workers))
+	for i := range encode {
+		if encode[i], err = newEncoding(g); err != nil {
 			return nil, fmt.Errorf("write qcow2: %w", err)
 		}
 	}
-	return start(w, g, encoders), nil
+	c := newCommitter(w, g)
+	return &Writer{commit: c, clusters: disk.NewBlocks(disk.BlocksOptions{
+		What: "write qcow2", Closed: ErrClosed, Size: virtualSize, BlockSize: g.clusterSize, Buffered: buffered, Container: c, Encode: encode,
+	})}, nil
 }
 
-// buffered is the number of bytes that clusters in flight may take, counting
-// their compressed form too.
-const buffered = 32 << 20
-
-func start(out io.WriterAt, g geometry, encoders []encoder) *Writer {
-	inFlight := max(2, min(4*len(encoders)+4, int(buffered/(2*g.clusterSize))))
-	w := &Writer{
-		geo:    g,
-		free:   make(chan *cluster, inFlight),
-		jobs:   make(chan *cluster, inFlight),
-		order:  make(chan *cluster, inFlight),
-		commit: newCommitter(out, g),
+// newEncoding returns a worker's function. A cluster that does not become
+// smaller is stored as it is.
+func newEncoding(g geometry) (func(*disk.Block) error, error) {
+	e, err := newEncoder(g)
+	if err != nil {
+		return nil, err
 	}
-	for range inFlight {
-		w.free <- &cluster{ready: make(chan struct{}, 1)}
-	}
-	zeros := make([]byte, g.clusterSize)
-	for _, e := range encoders {
-		w.done.Go(func() { w.compress(e, zeros) })
-	}
-	w.done.Go(w.commitAll)
-	return w
+	return func(c *disk.Block) (err error) {
+		if c.Stored = c.Data; e == (storer{}) {
+			return nil
+		}
+		if c.Packed, err = e.encode(c.Packed[:0], c.Data); len(c.Packed) < len(c.Data) {
+			c.Stored = c.Packed
+		}
+		return err
+	}, nil
 }
 
 // WriteAt implements io.WriterAt for ascending, non-overlapping ranges. It
 // keeps no reference to p. An error of the output comes at a later call.
-func (w *Writer) WriteAt(p []byte, off int64) (int, error) {
-	if err := w.checkWrite(int64(len(p)), off); err != nil {
-		return 0, fmt.Errorf("write qcow2: %w", err)
-	}
-	for n := 0; n < len(p); {
-		if err := w.failed(); err != nil {
-			return n, err
-		}
-		c, at := w.clusterAt(off + int64(n))
-		clear(c.data[c.filled:at])
-		m := copy(c.data[at:], p[n:])
-		c.filled = at + int64(m)
-		n += m
-	}
-	w.pos = max(w.pos, off+int64(len(p)))
-	return len(p), nil
-}
-
-func (w *Writer) checkWrite(n, off int64) error {
-	switch {
-	case w.closed:
-		return ErrClosed
-	case off < w.pos:
-		return fmt.Errorf("offset %d is before %d: %w", off, w.pos, ErrOrder)
-	case off > w.geo.virtualSize-n:
-		return fmt.Errorf("%d bytes at %d leave the disk of %d: %w", n, off, w.geo.virtualSize, ErrOrder)
-	}
-	return nil
-}
-
-// clusterAt makes the cluster of guest offset off the current one.
-func (w *Writer) clusterAt(off int64) (c *cluster, at int64) {
-	index, at := off/w.geo.clusterSize, off%w.geo.clusterSize
-	if w.current != nil && w.current.index != index {
-		w.send()
-	}
-	if w.current == nil {
-		w.current = <-w.free
-		if w.current.data == nil {
-			w.current.data = make([]byte, w.geo.clusterSize)
-		}
-		w.current.index, w.current.filled = index, 0
-	}
-	return w.current, at
-}
-
-// send gives the current cluster, if any, to a worker and the committer.
-func (w *Writer) send() {
-	if c := w.current; c != nil {
-		clear(c.data[c.filled:])
-		w.jobs <- c
-		w.order <- c
-		w.current = nil
-	}
-}
-
-// compress is a worker. All share one cluster of zeros.
-func (w *Writer) compress(e encoder, zeros []byte) {
-	for c := range w.jobs {
-		c.encode(e, zeros)
-		c.ready <- struct{}{}
-	}
-}
-
-func (c *cluster) encode(e encoder, zeros []byte) {
-	if c.state = zero; bytes.Equal(c.data, zeros) {
-		return
-	}
-	if c.state = plain; e == (storer{}) {
-		return
-	}
-	if c.packed, c.err = e.encode(c.packed[:0], c.data); c.err == nil && len(c.packed) < len(c.data) {
-		c.state = packed
-	}
-}
-
-// commitAll is the committer's goroutine. After an error it only drains.
-func (w *Writer) commitAll() {
-	for c := range w.order {
-		<-c.ready
-		if w.failure.Load() == nil {
-			if err := w.commit.add(c); err != nil {
-				w.fail(err)
-			}
-		}
-		w.free <- c
-	}
-}
-
-func (w *Writer) fail(err error) {
-	err = fmt.Errorf("write qcow2: %w", err)
-	w.failure.CompareAndSwap(nil, &err)
-}
-
-func (w *Writer) failed() error {
-	if err := w.failure.Load(); err != nil {
-		return *err
-	}
-	return nil
-}
+func (w *Writer) WriteAt(p []byte, off int64) (int, error) { return w.clusters.WriteAt(p, off) }
 
 // Close writes what is left and the tables. The image is complete, if not yet
 // synced, when Close returns nil.
-func (w *Writer) Close() error {
-	if w.closed {
-		return fmt.Errorf("write qcow2: %w", ErrClosed)
-	}
-	w.send()
-	w.stop()
-	if w.failed() == nil {
-		if err := w.commit.finish(); err != nil {
-			w.fail(err)
-		}
-	}
-	return w.failed()
-}
+func (w *Writer) Close() error { return w.clusters.Close() }
 
 // Abort ends the goroutines and leaves the output as it is, which is no valid
 // image. After Close it does nothing.
-func (w *Writer) Abort() {
-	if !w.closed {
-		w.fail(ErrClosed)
-		w.stop()
-	}
-}
-
-func (w *Writer) stop() {
-	w.closed = true
-	close(w.jobs)
-	close(w.order)
-	w.done.Wait()
-}
+func (w *Writer) Abort() { w.clusters.Abort() }
 
 // Size returns the size of the file in bytes after Close.
-func (w *Writer) Size() int64 { return w.commit.alloc.next * w.geo.clusterSize }
+func (w *Writer) Size() int64 { return w.commit.alloc.next * w.commit.geo.clusterSize }
 
 // committer puts clusters into the file, one after another.
 type committer struct {
@@ -249,26 +93,24 @@ func newCommitter(out io.WriterAt, g geometry) *committer {
 	return c
 }
 
-func (m *committer) add(c *cluster) error {
-	if c.err != nil || c.state == zero {
-		return c.err
-	}
-	if err := m.enterTable(c.index / m.geo.l2Entries); err != nil {
+// Add implements disk.Container.
+func (m *committer) Add(c *disk.Block) error {
+	if err := m.enterTable(c.Index / m.geo.l2Entries); err != nil {
 		return err
 	}
-	entry, err := m.place(c)
-	binary.BigEndian.PutUint64(m.l2[c.index%m.geo.l2Entries*8:], entry)
+	entry, err := m.place(c.Stored)
+	binary.BigEndian.PutUint64(m.l2[c.Index%m.geo.l2Entries*8:], entry)
 	return err
 }
 
-// place writes a cluster's data and returns its L2 entry.
-func (m *committer) place(c *cluster) (entry uint64, err error) {
+// place writes what is stored of a cluster, compressed if it is shorter, and
+// returns its L2 entry.
+func (m *committer) place(data []byte) (entry uint64, err error) {
 	if err = m.settle(); err != nil {
 		return 0, err
 	}
-	data, offset := c.data, int64(0)
-	if c.state == packed {
-		data = c.packed
+	var offset int64
+	if int64(len(data)) < m.geo.clusterSize {
 		offset = m.alloc.pack(int64(len(data)))
 		entry = m.geo.descriptor(offset, int64(len(data)))
 	} else {
@@ -319,8 +161,8 @@ func (m *committer) writeBlocks(blocks []block) error {
 	return nil
 }
 
-// finish writes all tables, and the header last.
-func (m *committer) finish() error {
+// Finish writes all tables, and the header last.
+func (m *committer) Finish() error {
 	if err := m.flushTable(); err != nil {
 		return err
 	}

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"io"
+
+	"cairn/fsbuild/internal/disk"
 )
 
 // committer puts grains into the file, one after another.
@@ -24,15 +26,16 @@ func newCommitter(out io.WriterAt, g geometry) *committer {
 	}
 }
 
-func (m *committer) add(c *grain) error {
-	if index := c.index / tableEntries; index != m.index {
+// Add implements disk.Container.
+func (m *committer) Add(c *disk.Block) error {
+	if index := c.Index / tableEntries; index != m.index {
 		if err := m.flush(); err != nil {
 			return err
 		}
 		m.index = index
 	}
-	at, err := m.append(c.stored)
-	binary.LittleEndian.PutUint32(m.table[c.index%tableEntries*4:], uint32(at))
+	at, err := m.append(c.Stored)
+	binary.LittleEndian.PutUint32(m.table[c.Index%tableEntries*4:], uint32(at))
 	return err
 }
 
@@ -77,8 +80,8 @@ func (g geometry) tableAt(dirAt, index int64) int64 {
 	return dirAt + g.dirSectors() + index*tableSectors
 }
 
-// finish writes what is left, and the header last.
-func (m *committer) finish() error {
+// Finish writes what is left, and the header last.
+func (m *committer) Finish() error {
 	if err := m.flush(); err != nil {
 		return err
 	}
