@@ -17,6 +17,7 @@ type identity struct{ machineID, hostKey string }
 // TestGuests boots the image in each kind of cloud. OpenStack's guest is also
 // changed as an administrator would change it, and booted again.
 func TestGuests(t *testing.T) {
+	t.Parallel()
 	built := image(t)
 	identities := make(map[string]identity)
 	report := make(chan struct {

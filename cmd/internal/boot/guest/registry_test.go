@@ -17,6 +17,7 @@ import (
 // registry, on a disk with a GPT, and boots it.
 func TestRegistryBase(t *testing.T) {
 	require.Root(t)
+	t.Parallel()
 	who := require.OrdinaryUser(t)
 	dir := shared(t, who)
 	server := httptest.NewServer(registry.New())
