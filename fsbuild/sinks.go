@@ -67,14 +67,8 @@ type rawSink struct{ out Output }
 const holeSize = 4096
 
 func (s *rawSink) write(_ context.Context, c *chunk) error {
-	for at := 0; at < len(c.data); {
-		start, end := nextData(c.data, at)
-		if start < end {
-			if _, err := s.out.File.WriteAt(c.data[start:end], c.offset+int64(start)); err != nil {
-				return outputError(s.out, err)
-			}
-		}
-		at = end
+	if err := writeData(s.out.File, c.data, c.offset); err != nil {
+		return outputError(s.out, err)
 	}
 	return nil
 }

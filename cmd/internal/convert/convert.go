@@ -93,8 +93,8 @@ func (r *Request) output() (fsbuild.Output, error) {
 		}
 	}
 	o := fsbuild.Output{Format: r.To, Compress: true}
-	for name, value := range r.Options {
-		if err := set(&o, name, value); err != nil {
+	for _, name := range slices.Sorted(maps.Keys(r.Options)) {
+		if err := set(&o, name, r.Options[name]); err != nil {
 			return o, err
 		}
 	}
