@@ -175,6 +175,8 @@ func TestRefused(t *testing.T) {
 	tool(t, "sh", "-c", `printf '1MiB,1MiB\n3MiB,1MiB\n' | sfdisk -q "$0"`, disk)
 	junk := filepath.Join(t.TempDir(), "junk")
 	must(t, os.WriteFile(junk, bytes.Repeat([]byte("junk"), 1000), 0o600))
+	archive := filepath.Join(t.TempDir(), "archive")
+	tool(t, "tar", "-C", root, "-cf", archive, ".")
 	for name, tt := range map[string]struct {
 		request mkfs.Request
 		want    string
@@ -192,6 +194,8 @@ func TestRefused(t *testing.T) {
 		"no file system":  {mkfs.Request{Type: "ext4", Source: junk}, "no file system that is known"},
 		"which partition": {mkfs.Request{Type: "ext4", Source: disk}, "several partitions"},
 		"no partition":    {mkfs.Request{Type: "ext4", Source: disk, Partition: 3}, "has no partition 3"},
+		"of a folder":     {mkfs.Request{Type: "ext4", Source: root, Partition: 1}, "is a directory"},
+		"of an archive":   {mkfs.Request{Type: "ext4", Source: archive, Partition: 1}, "is an archive"},
 		"seed":            {mkfs.Request{Type: "ext4", Source: root, Seed: "x"}, "--seed"},
 	} {
 		t.Run(name, func(t *testing.T) {

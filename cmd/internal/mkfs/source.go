@@ -56,6 +56,8 @@ func (s *source) open(ctx context.Context, r *Request) (err error) {
 	switch {
 	case err != nil:
 		return err
+	case st.IsDir() && r.Partition != 0:
+		return refuse("", "option --partition: %s is a directory", r.Source)
 	case st.IsDir():
 		s.tree, err = dir.ReadFrom(ctx, f, dir.Options{})
 		return err
@@ -68,10 +70,13 @@ func (s *source) open(ctx context.Context, r *Request) (err error) {
 		return err
 	}
 	head = head[:n]
-	if compress.Detect(head) != compress.None {
+	packed := compress.Detect(head) != compress.None
+	switch {
+	case r.Partition != 0 && (packed || isTar(head)):
+		return refuse("", "option --partition: %s is an archive", r.Source)
+	case packed:
 		return s.archive(ctx, r, f)
-	}
-	if isTar(head) {
+	case isTar(head):
 		s.tree, err = tar.Read(ctx, f, st.Size(), tar.Options{})
 		return err
 	}
