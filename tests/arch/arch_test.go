@@ -51,7 +51,7 @@ oci/layer:              fsbuild/tar/entry fsbuild/tree golang.org/x/sys golang.o
 reproducibility:        fsbuild/tree
 reproducibility/lock:   reproducibility/store
 reproducibility/record: reproducibility/store golang.org/x/net golang.org/x/sync
-oci:                    oci/layer fsbuild/compress reproducibility/store github.com/google/go-containerregistry golang.org/x/sys golang.org/x/sync
+oci:                    oci/layer fsbuild/compress fsbuild/tar fsbuild/tree reproducibility/store github.com/google/go-containerregistry golang.org/x/sys golang.org/x/sync
 elements/builtin:
 elements/shell:
 elements/runparts:      golang.org/x/sys
