@@ -62,7 +62,7 @@ sandbox/shim:           golang.org/x/sys
 sandbox:                sandbox/idmap golang.org/x/sys github.com/opencontainers/runc github.com/opencontainers/cgroups github.com/vishvananda/netlink
 cmd/internal/boot:      golang.org/x/crypto
 cmd/internal/build:     elements elements/bootstrap elements/builtin elements/runparts elements/shell fsbuild fsbuild/ext4 fsbuild/partition fsbuild/tree fsbuild/tree/dir fsbuild/vhd fsbuild/vmdk oci oci/layer reproducibility reproducibility/lock reproducibility/record reproducibility/store sandbox sandbox/idmap sandbox/shim golang.org/x/sys
-cmd/internal/mkfs:      fsbuild fsbuild/compress fsbuild/cpio fsbuild/ext4 fsbuild/partition fsbuild/squashfs fsbuild/tar fsbuild/tree fsbuild/tree/dir fsbuild/vfat reproducibility
+cmd/internal/mkfs:      fsbuild fsbuild/compress fsbuild/cpio fsbuild/ext4 fsbuild/partition fsbuild/squashfs fsbuild/tar fsbuild/tree fsbuild/tree/dir fsbuild/vfat oci reproducibility
 cmd/internal/convert:   cmd/internal/mkfs fsbuild fsbuild/qcow2 fsbuild/vhd reproducibility
 cmd/internal/cli:       cmd/internal/build cmd/internal/convert cmd/internal/mkfs fsbuild sandbox github.com/spf13/cobra golang.org/x/term
 cmd/cairn:              cmd/internal/build cmd/internal/cli sandbox
