@@ -79,12 +79,12 @@ func content(t *tree.Tree, path string) ([]byte, error) {
 
 // A Volume is what is known of a mounted file system before it is there.
 type Volume struct {
-	Point     string // where it is mounted
-	Type      string // as in fstab
-	Label     string
-	UUID      string // as blkid prints it
-	Partition int    // number, 0 without a partition table
-	PartUUID  string // of the partition, as the kernel names it; "" without a table
+	Point     string `json:"mount_point"`
+	Type      string `json:"type"` // as in fstab
+	Label     string `json:"label"`
+	UUID      string `json:"uuid"`                // as blkid prints it
+	Partition int    `json:"partition,omitempty"` // number, 0 without a partition table
+	PartUUID  string `json:"partuuid,omitempty"`  // as the kernel names it
 }
 
 // Volumes are the mounted file systems of a plan, in order of their points.
