@@ -37,15 +37,10 @@ func (p *program) mkfsCommand() *cobra.Command {
 			if err := p.readMkfs(&f, &r); err != nil {
 				return err
 			}
-			show, _, err := p.display(&flags{cairn: true})
-			if err != nil {
-				return err
-			}
-			r.Progress = func(done, total int64) {
-				show.event(build.Event{Kind: build.Progress, Step: "write " + r.Type, Unit: "bytes", Done: done, Total: total})
-			}
+			var done func()
+			r.Progress, done = p.mediaProgress("write " + r.Type)
 			s, err := mkfs.Run(cmd.Context(), r)
-			show.close()
+			done()
 			if err != nil {
 				return mediaError(err)
 			}
@@ -68,6 +63,17 @@ func (p *program) mkfsCommand() *cobra.Command {
 	flags.BoolVar(&f.json, "json", false, "print the summary as JSON")
 	_ = c.MarkFlagRequired("type") // it exists
 	return c
+}
+
+// mediaProgress shows on a terminal how far a step is, and nothing elsewhere.
+func (p *program) mediaProgress(step string) (report func(done, total int64), end func()) {
+	if !p.tty {
+		return nil, func() {}
+	}
+	show := &liveDisplay{w: p.stderr, clock: p.now, width: p.width}
+	return func(done, total int64) {
+		show.event(build.Event{Kind: build.Progress, Step: step, Unit: "bytes", Done: done, Total: total})
+	}, show.close
 }
 
 // mediaError has the hint of an error shown.
@@ -229,14 +235,9 @@ func (p *program) convertCommand() *cobra.Command {
 				return err
 			}
 			r.Source, r.Output = p.abs(args[0]), p.abs(args[1])
-			show, _, err := p.display(&flags{cairn: true})
-			if err != nil {
-				return err
-			}
-			result, err := convert.Run(cmd.Context(), r, func(done, total int64) {
-				show.event(build.Event{Kind: build.Progress, Step: "convert", Unit: "bytes", Done: done, Total: total})
-			})
-			show.close()
+			progress, done := p.mediaProgress("convert")
+			result, err := convert.Run(cmd.Context(), r, progress)
+			done()
 			if err != nil {
 				return mediaError(err)
 			}

@@ -75,8 +75,12 @@ func Run(ctx context.Context, r Request, progress func(done, total int64)) (fsbu
 	defer file.Abort() //nolint:errcheck // after Commit it does nothing, and before it another error is on its way
 	out.File = file.File()
 	results, err := fsbuild.Convert(ctx, d, []fsbuild.Output{out}, progress)
-	if err != nil {
+	var output *fsbuild.OutputError
+	switch {
+	case errors.As(err, &output), ctx.Err() != nil:
 		return none, err
+	case err != nil:
+		return none, fmt.Errorf("%s: %w", r.Source, err)
 	}
 	return results[0], file.Commit()
 }

@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"cairn/fsbuild"
 	"cairn/fsbuild/compress"
@@ -42,6 +43,12 @@ func isLayout(name string) bool { return strings.HasPrefix(name, "oci:") }
 func openSource(ctx context.Context, r *Request) (*source, error) {
 	s := &source{}
 	err := s.open(ctx, r)
+	if err == nil {
+		err = s.own(ctx, r)
+	}
+	if errors.Is(err, syscall.ENOSPC) { // nothing else is written yet
+		err = refuse("free some space in "+r.TmpDir+", or set TMPDIR to a folder that has more", "%v", err)
+	}
 	if err != nil {
 		s.close()
 		return nil, err
@@ -226,7 +233,7 @@ func (s *source) archive(ctx context.Context, r *Request, stream io.Reader, name
 	s.files = append(s.files, f)
 	size, err := io.Copy(f, in)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", name, err)
+		return nil, fmt.Errorf("copy %s: %w", name, err)
 	}
 	t, err := tar.Read(ctx, f, size, tar.Options{})
 	if err != nil {
@@ -313,7 +320,9 @@ func (s *source) fileSystem(ctx context.Context, r *Request, at io.ReaderAt, siz
 	fs, err := ext4.Open(at, size)
 	if err == nil {
 		s.tree, err = fs.Tree(ctx)
-		return err
+	}
+	if err == nil {
+		return nil
 	}
 	if !errors.Is(err, ext4.ErrFormat) {
 		return fmt.Errorf("%s: %w", r.Source, err)
