@@ -1,6 +1,6 @@
 // Package mkfs makes a file system or an archive of a directory, a tar archive,
-// a container image or the file system in another image, without privileges. It is what the
-// command "cairn mkfs" does; the formats themselves are fsbuild's.
+// a container image or the file system in another image, without privileges. It
+// is what the command "cairn mkfs" does; the formats themselves are fsbuild's.
 package mkfs
 
 import (
