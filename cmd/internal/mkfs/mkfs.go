@@ -121,10 +121,7 @@ func Run(ctx context.Context, r Request) (Summary, error) {
 }
 
 func (r *Request) check(k kind) error {
-	var known []string
-	for _, s := range k.settings {
-		known = append(known, s.Name)
-	}
+	known := Names(k.settings)
 	for _, name := range slices.Sorted(maps.Keys(r.Set)) {
 		if !slices.Contains(known, name) {
 			return refuse("settings of "+r.Type+": "+strings.Join(known, ", "), "option --set: %s does not know %q", r.Type, name)
