@@ -4,11 +4,12 @@ import (
 	"errors"
 	"io/fs"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+
+	"cairn/tests/require"
 )
 
 func must(t testing.TB, err error) {
@@ -207,28 +208,8 @@ func TestCommitOntoAFolder(t *testing.T) {
 	}
 }
 
-// inNamespace runs this test again, alone, as root of user and mount
-// namespaces of its own, where it may mount, and returns true there.
-func inNamespace(t *testing.T) bool {
-	t.Helper()
-	if os.Getenv("FSBUILD_TEST_NAMESPACE") != "" {
-		return true
-	}
-	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
-	cmd.Env = append(os.Environ(), "FSBUILD_TEST_NAMESPACE=1")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
-		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
-		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
-	}
-	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Errorf("in a namespace: %v\n%s", err, out)
-	}
-	return false
-}
-
 func TestReadOnlyFolder(t *testing.T) {
-	if !inNamespace(t) {
+	if !require.InNamespace(t) {
 		return
 	}
 	dir := t.TempDir()

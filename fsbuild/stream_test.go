@@ -23,6 +23,7 @@ import (
 	"cairn/fsbuild/partition"
 	"cairn/fsbuild/qcow2"
 	"cairn/fsbuild/tree"
+	"cairn/tests/require"
 )
 
 // fakeFS writes given pieces.
@@ -348,7 +349,7 @@ func TestOutputThatRefusesWrites(t *testing.T) {
 
 // TestFullDisk writes to a small file system.
 func TestFullDisk(t *testing.T) {
-	if !inNamespace(t) {
+	if !require.InNamespace(t) {
 		return
 	}
 	for i := range 4 {

@@ -81,6 +81,11 @@
 //
 // The format is specified in the Linux kernel's documentation,
 // https://docs.kernel.org/filesystems/ext4/, cited here by section name.
+//
+// # Stability
+//
+// The API may change until version 1 of the module. The bytes for the same
+// tree and Params are part of it: a release that writes others says so.
 package ext4
 
 import (

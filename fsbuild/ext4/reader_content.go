@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
+	"io/fs"
 	"sort"
 
 	"cairn/fsbuild/tree"
@@ -62,7 +62,7 @@ type contentReader struct {
 // Read reads data and holes until b is full or the file ends.
 func (r *contentReader) Read(b []byte) (int, error) {
 	if r.closed {
-		return 0, os.ErrClosed
+		return 0, fs.ErrClosed
 	}
 	done := 0
 	for done < len(b) && r.off < r.c.m.size {
@@ -126,7 +126,7 @@ func (r *contentReader) Seek(offset int64, whence int) (int64, error) {
 // Close ends reading.
 func (r *contentReader) Close() error {
 	if r.closed {
-		return os.ErrClosed
+		return fs.ErrClosed
 	}
 	r.closed = true
 	return nil

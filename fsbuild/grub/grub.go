@@ -12,6 +12,11 @@
 // The places that are patched are those of GRUB 2.06's
 // grub-core/boot/i386/pc/boot.S and diskboot.S, described in GRUB's manual,
 // section "Embedding data"; Debian's 2.06 and 2.12 have the same ones.
+//
+// # Stability
+//
+// The API may change until version 1 of the module. The bytes for the same
+// images and place are part of it: a release that writes others says so.
 package grub
 
 import (

@@ -16,6 +16,11 @@
 // identifier is given by the caller. Of a foreign table only the partitions are
 // read: reserved fields, entries larger than 128 bytes and other places of the
 // table than the usual ones are not kept.
+//
+// # Stability
+//
+// The API may change until version 1 of the module. The bytes for the same
+// Table are part of it: a release that writes others says so.
 package partition
 
 import (

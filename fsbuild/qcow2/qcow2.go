@@ -16,6 +16,11 @@
 // the window that QEMU's own encoder uses: wider ones happen to be read by QEMU
 // itself, but not by readers that inflate in pieces through a window of that
 // size.
+//
+// # Stability
+//
+// The API may change until version 1 of the module. The bytes for the same
+// disk and Options are part of it: a release that writes others says so.
 package qcow2
 
 import (

@@ -24,6 +24,11 @@
 // Params.SkipXattrs. Compressor options, lzo, lz4, lzma and values of
 // attributes that are stored out of line are not written, and the package does
 // not read file systems.
+//
+// # Stability
+//
+// The API may change until version 1 of the module. The bytes for the same
+// tree and Params are part of it: a release that writes others says so.
 package squashfs
 
 import (

@@ -64,8 +64,9 @@ func Read(ctx context.Context, src io.ReaderAt, size int64, o Options) (*tree.Tr
 // Layer Filesystem Changeset,
 // https://github.com/opencontainers/image-spec/blob/v1.1.1/layer.md: names that
 // begin with ".wh." hide what lower layers have, whichever comes first in the
-// archive, and what is no directory replaces one with all that is in it. The
-// limits are for all layers together.
+// archive, and what is no directory replaces one with all that is in it. An
+// archive may end with its last content, without padding, since umoci writes
+// such ones. The limits are for all layers together.
 func ReadLayers(ctx context.Context, layers []*io.SectionReader, o Options) (*tree.Tree, error) {
 	r := newReader(o)
 	for i, l := range layers {
@@ -109,10 +110,10 @@ func (r *reader) archive(ctx context.Context, src *io.SectionReader) error {
 	r.src, r.in = src, &window{r: src}
 	tr := tar.NewReader(r.in)
 	last := ""
-	for start := int64(0); ; {
+	for start, end := int64(0), int64(0); ; {
 		h, err := tr.Next()
 		switch {
-		case errors.Is(err, io.EOF) && start <= src.Size():
+		case errors.Is(err, io.EOF) && (start <= src.Size() || r.upper != nil && end <= src.Size()):
 			return nil
 		case errors.Is(err, io.EOF): // within the padding
 			err = io.ErrUnexpectedEOF
@@ -124,8 +125,7 @@ func (r *reader) archive(ctx context.Context, src *io.SectionReader) error {
 			return cause
 		}
 		last = h.Name
-		end, err := r.entry(h, tr, start)
-		if err != nil {
+		if end, err = r.entry(h, tr, start); err != nil {
 			return &EntryError{Name: h.Name, Err: err}
 		}
 		start = (end + 511) &^ 511

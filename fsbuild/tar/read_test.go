@@ -221,6 +221,12 @@ func TestDamaged(t *testing.T) {
 			t.Errorf("the first %d bytes are accepted", size)
 		}
 	}
+	one := archive(t, file("a", strings.Repeat("x", 700)))
+	for size, ok := range map[int64]bool{512 + 699: false, 512 + 700: true, 512 + 701: true, 1535: true} {
+		if _, err := tar.ReadLayers(t.Context(), []*io.SectionReader{io.NewSectionReader(bytes.NewReader(one), 0, size)}, tar.Options{}); (err == nil) != ok {
+			t.Errorf("the first %d bytes as a layer: %v", size, err)
+		}
+	}
 	whole[0]++
 	if _, err := tar.Read(t.Context(), bytes.NewReader(whole), int64(len(whole)), tar.Options{}); !errors.Is(err, stdtar.ErrHeader) {
 		t.Errorf("bad checksum: %v", err)
@@ -369,8 +375,19 @@ func FuzzRead(f *testing.F) {
 	f.Add(archive(f, records(file("a", ""), "SCHILY.xattr.user.a", "1", "SCHILY.acl.access", "user::rw-,group::r--,other::---")))
 	f.Add(archive(f, file("a", "x"), hardlink("b", "a"), file("a", "y"), folder("/q")))
 	f.Add(archive(f, file("a", "x"))[:1024])
+	f.Add(append(archive(f, file("d/a", "x"), hardlink("h", "d/a"))[:2560], archive(f, file("d/.wh.a", ""), file(".wh..wh..opq", ""))...))
 	limits := tar.Limits{Entries: 1000, TotalBytes: 10 << 20}
 	f.Fuzz(func(t *testing.T, in []byte) {
+		layers, half := bytes.NewReader(in), int64(len(in)/1024*512)
+		if tr, err := tar.ReadLayers(t.Context(), []*io.SectionReader{
+			io.NewSectionReader(layers, 0, half), io.NewSectionReader(layers, half, int64(len(in))-half),
+		}, tar.Options{Limits: limits}); err == nil {
+			for n := range tr.All() {
+				if err := n.Check(); err != nil {
+					t.Fatalf("node of layers: %q: %v", n.Path, err)
+				}
+			}
+		}
 		tr, err := tar.Read(t.Context(), bytes.NewReader(in), int64(len(in)), tar.Options{Limits: limits})
 		if err != nil {
 			return

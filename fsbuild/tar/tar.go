@@ -35,6 +35,11 @@
 // it emits in PAX format is canonical (records sorted, only those that are
 // needed), its parser is fuzzed by others, and the readers of layers and
 // packages use it too, so that all of them agree about what an archive says.
+//
+// # Stability
+//
+// The API may change until version 1 of the module. The bytes for the same
+// tree and Params are part of it: a release that writes others says so.
 package tar
 
 import (

@@ -28,6 +28,11 @@
 // Hard links carry link=N; N counts groups in order of first appearance, so
 // the text does not depend on inode numbers of the host. Contents appear as
 // size and SHA-256 only.
+//
+// # Stability
+//
+// The API may change until version 1 of the module. The canonical order
+// and the text form are part of it: a release that changes them says so.
 package tree
 
 import (

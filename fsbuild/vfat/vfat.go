@@ -42,7 +42,13 @@
 // exFAT is another format and neither written nor read.
 //
 // The format is specified in Microsoft's "FAT: General Overview of On-Disk
-// Format", version 1.03 (fatgen103), cited here by section name.
+// Format", version 1.03 (fatgen103), cited here by section name; FAT12 and FAT16
+// without long names are ECMA-107 too.
+//
+// # Stability
+//
+// The API may change until version 1 of the module. The bytes for the same
+// tree and Params are part of it: a release that writes others says so.
 package vfat
 
 import (

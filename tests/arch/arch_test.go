@@ -2,6 +2,7 @@
 package arch
 
 import (
+	"go/doc"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -121,6 +122,43 @@ func TestOneOwner(t *testing.T) {
 				t.Errorf("%s has two owners: %s and %s", a, other, pkg)
 			}
 			owner[a] = pkg
+		}
+	}
+}
+
+// public are packages for programs of others. They do their work on values,
+// readers and writers alone.
+var public = []string{
+	"fsbuild/tree", "fsbuild/ext4", "fsbuild/vfat", "fsbuild/squashfs", "fsbuild/cpio", "fsbuild/tar", "fsbuild/swap",
+	"fsbuild/partition", "fsbuild/grub", "fsbuild/qcow2", "fsbuild/vhd", "fsbuild/vmdk",
+}
+
+// TestPublic: no public package logs, or looks at the machine, and each shows
+// by an example what it does.
+func TestPublic(t *testing.T) {
+	for _, pkg := range public {
+		files, err := filepath.Glob(filepath.Join(root, pkg, "*.go"))
+		if err != nil || len(files) == 0 {
+			t.Fatalf("%s has no files: %v", pkg, err)
+		}
+		example := false
+		for _, file := range files {
+			f, err := parser.ParseFile(token.NewFileSet(), file, nil, parser.ParseComments)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.HasSuffix(file, "_test.go") {
+				example = example || slices.ContainsFunc(doc.Examples(f), func(e *doc.Example) bool { return e.Output != "" })
+				continue
+			}
+			for _, spec := range f.Imports {
+				if imp, _ := strconv.Unquote(spec.Path.Value); slices.Contains([]string{"flag", "log", "log/slog", "net", "net/http", "os", "os/exec", "os/user"}, imp) {
+					t.Errorf("%s imports %s", file, imp)
+				}
+			}
+		}
+		if !example {
+			t.Errorf("%s has no example with output", pkg)
 		}
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -57,4 +58,43 @@ func TestMkfsAndConvert(t *testing.T) {
 	(&run{t: t, who: who, dir: dir, args: []string{"mkfs", "-t", "ext4", "--size", "big", "in.tar", "y"}}).refused(1, []string{"--size", `"big"`})
 	(&run{t: t, who: who, dir: dir, args: []string{"convert", "-t", "qed", "x.raw", "y"}}).refused(1, []string{`"qed"`, "qcow2"}, filepath.Join(dir, "y"))
 	nothingLeft(t, dir)
+}
+
+// TestOwnersWithoutPrivileges: a user without subordinate ids gets the owners of
+// a container image that others made, and those of an archive that was unpacked.
+func TestOwnersWithoutPrivileges(t *testing.T) {
+	who := withoutRange(t)
+	dir := scratch(t, who)
+	shell := func(script string) {
+		t.Helper()
+		cmd := exec.Command("sh", "-ec", script)
+		cmd.Dir = dir
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", script, err, out)
+		}
+	}
+	shell(`
+		mkdir tree && echo hello > tree/f && mkfifo tree/p && chown -R 5:6 tree && chmod 4711 tree/f
+		umoci init --layout layout && umoci new --image layout:v1 && umoci insert --image layout:v1 tree /d
+		tar --numeric-owner -cf tree.tar tree && rm -r tree && chown -R ` + who.name + ` .`)
+	(&run{t: t, who: who, dir: dir, env: []string{"TMPDIR=" + dir}, args: []string{"mkfs", "-t", "ext4", "oci:layout:v1", "oci.raw"}}).ok()
+	checkFS(t, filepath.Join(dir, "oci.raw"))
+	shell(`
+		setpriv --reuid ` + who.name + ` --regid ` + who.name + ` --clear-groups sh -ec 'tar -xf tree.tar && echo new > tree/g'
+		test "$(stat -c %u tree/f)" != 5`)
+	(&run{t: t, who: who, dir: dir, args: []string{"mkfs", "-t", "ext4", "--owner-from-tar", "tree.tar", ".", "tar.raw"}}).ok()
+	for file, want := range map[string][]string{
+		"oci.raw:/d/f":    {"User:     5   Group:     6", "Mode:  04711"},
+		"oci.raw:/d/p":    {"User:     5   Group:     6", "Type: FIFO"},
+		"tar.raw:/tree/f": {"User:     5   Group:     6", "Mode:  04711"},
+		"tar.raw:/tree/g": {"User:     0   Group:     0"},
+	} {
+		name, path, _ := strings.Cut(file, ":")
+		said := debugfs(t, filepath.Join(dir, name), "stat "+path)
+		for _, text := range want {
+			if !strings.Contains(said, text) {
+				t.Errorf("%s lacks %q:\n%s", file, text, said)
+			}
+		}
+	}
 }

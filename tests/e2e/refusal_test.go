@@ -262,8 +262,9 @@ func mount(t *testing.T, dir, command string) {
 	})
 }
 
-// TestNoSandbox: a user who cannot have a sandbox is told how to get one.
-func TestNoSandbox(t *testing.T) {
+// withoutRange is a user who has no range of subordinate ids.
+func withoutRange(t *testing.T) account {
+	t.Helper()
 	if os.Getuid() != 0 {
 		t.Fatal("making a user without subuid range needs root")
 	}
@@ -272,10 +273,15 @@ func TestNoSandbox(t *testing.T) {
 		"; sed -i /^"+name+":/d /etc/subuid /etc/subgid").CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	return lookup(t, name)
+}
+
+// TestNoSandbox: a user who cannot have a sandbox is told how to get one.
+func TestNoSandbox(t *testing.T) {
+	without := withoutRange(t)
 	t.Run("no subuid range", func(t *testing.T) {
-		who := lookup(t, name)
-		dir := scratch(t, who)
-		build(t, who, dir, "test-os").refused(1, []string{"subuid", name, "hint:", "usermod"})
+		dir := scratch(t, without)
+		build(t, without, dir, "test-os").refused(1, []string{"subuid", without.name, "hint:", "usermod"})
 		empty(t, dir)
 	})
 	t.Run("user namespaces forbidden", func(t *testing.T) {

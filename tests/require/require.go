@@ -46,6 +46,27 @@ func UserNS(t testing.TB) {
 	}
 }
 
+// InNamespace reports whether the test runs in a user and a mount namespace of
+// its own, where it may mount. If it does not, it has been run in such ones now.
+func InNamespace(t *testing.T) bool {
+	t.Helper()
+	const mark = "CAIRN_TEST_NAMESPACE"
+	if os.Getenv(mark) != "" {
+		return true
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^"+t.Name()+"$", "-test.v")
+	cmd.Env = append(os.Environ(), mark+"=1")
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER | syscall.CLONE_NEWNS,
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+	}
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Errorf("in a namespace: %v\n%s", err, out)
+	}
+	return false
+}
+
 // Root fails the test when it does not run as root.
 func Root(t testing.TB) {
 	t.Helper()

@@ -9,8 +9,9 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"cairn/cmd/internal/build"
+	"cairn/cmd/internal/convert"
 	"cairn/cmd/internal/disk"
+	"cairn/fsbuild"
 )
 
 const diskHelp = `Lay a tree out on a disk, without root: partitions, file systems (ext2, ext3, ext4, vfat, swap) and what is
@@ -34,7 +35,7 @@ func (p *program) diskCommand() *cobra.Command {
 	var r disk.Request
 	c := &cobra.Command{
 		Use: "disk --config FILE [OPTION]... SOURCE OUT", Short: "Lay a tree out on a disk as a block-device configuration says",
-		Long: diskHelp + optionsHelp(),
+		Long: diskHelp + "Options (-o NAME=VALUE[,NAME=VALUE]...):" + settingsTable(fsbuild.Formats(), convert.Options),
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.Source.Source, r.Source.Output = args[0], args[1]
@@ -42,14 +43,9 @@ func (p *program) diskCommand() *cobra.Command {
 			if err := p.readDisk(&f, &r); err != nil {
 				return err
 			}
-			show, _, err := p.display(&flags{cairn: true})
-			if err != nil {
-				return err
-			}
-			s, err := disk.Run(cmd.Context(), r, func(done, total int64) {
-				show.event(build.Event{Kind: build.Progress, Step: "write disk", Unit: "bytes", Done: done, Total: total})
-			})
-			show.close()
+			progress, done := p.mediaProgress("write disk")
+			s, err := disk.Run(cmd.Context(), r, progress)
+			done()
 			if err != nil {
 				return mediaError(err)
 			}

@@ -30,7 +30,7 @@ func (p *program) mkfsCommand() *cobra.Command {
 	r := mkfs.Request{}
 	c := &cobra.Command{
 		Use: "mkfs -t TYPE [OPTION]... SOURCE OUT", Short: "Make a file system or an archive of a directory, a tar archive or an image",
-		Long: mkfsHelp + settingsHelp(),
+		Long: mkfsHelp + settingsTable(mkfs.Types(), mkfs.Settings),
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.Source, r.Output = args[0], args[1]
@@ -38,15 +38,10 @@ func (p *program) mkfsCommand() *cobra.Command {
 			if err := p.readMkfs(&f, &r); err != nil {
 				return err
 			}
-			show, _, err := p.display(&flags{cairn: true})
-			if err != nil {
-				return err
-			}
-			r.Progress = func(done, total int64) {
-				show.event(build.Event{Kind: build.Progress, Step: "write " + r.Type, Unit: "bytes", Done: done, Total: total})
-			}
+			var done func()
+			r.Progress, done = p.mediaProgress("write " + r.Type)
 			s, err := mkfs.Run(cmd.Context(), r)
-			show.close()
+			done()
 			if err != nil {
 				return mediaError(err)
 			}
@@ -76,6 +71,17 @@ func (p *program) sourceFlags(flags *pflag.FlagSet, f *mkfsFlags, r *mkfs.Reques
 	flags.StringVar(&r.Seed, "seed", "", "64 hexadecimal digits that UUIDs follow from (default: from the source)")
 }
 
+// mediaProgress shows on a terminal how far a step is, and nothing elsewhere.
+func (p *program) mediaProgress(step string) (report func(done, total int64), end func()) {
+	if !p.tty {
+		return nil, func() {}
+	}
+	show := &liveDisplay{w: p.stderr, clock: p.now, width: p.width}
+	return func(done, total int64) {
+		show.event(build.Event{Kind: build.Progress, Step: step, Unit: "bytes", Done: done, Total: total})
+	}, show.close
+}
+
 // mediaError has the hint of an error shown.
 func mediaError(err error) error {
 	var wrong *mkfs.Error
@@ -100,23 +106,25 @@ Owners are numbers, those that the source has: a directory's on disk, an archive
 user, unpack an archive into a directory, change what you like, and give the archive with --owner-from-tar: owners,
 modes, attributes and device nodes are then the archive's, contents and times the directory's, and what the archive
 does not have belongs to root, or to --owner.
-`
 
-// settingsHelp is a table of all settings. Types that have the same share it.
-func settingsHelp() string {
+Settings (--set NAME=VALUE), numbers with K, M, G, T or P for powers of 1024:`
+
+// settingsTable lists the settings of kinds. Those that have the same share it.
+func settingsTable(kinds []string, of func(kind string) []mkfs.Setting) string {
 	var b strings.Builder
-	b.WriteString("\nSettings (--set NAME=VALUE), numbers with K, M, G, T or P for powers of 1024:")
-	for types := mkfs.Types(); len(types) > 0; {
-		settings := mkfs.Settings(types[0])
+	for len(kinds) > 0 {
+		settings := of(kinds[0])
 		same := 1
-		for same < len(types) && slices.Equal(mkfs.Settings(types[same]), settings) {
+		for same < len(kinds) && slices.Equal(of(kinds[same]), settings) {
 			same++
 		}
-		fmt.Fprintf(&b, "\n  %s\n", strings.Join(types[:same], ", "))
+		if len(settings) > 0 {
+			fmt.Fprintf(&b, "\n  %s\n", strings.Join(kinds[:same], ", "))
+		}
 		for _, s := range settings {
 			fmt.Fprintf(&b, "    %-17s %s\n", s.Name, s.Help)
 		}
-		types = types[same:]
+		kinds = kinds[same:]
 	}
 	return strings.TrimSuffix(b.String(), "\n")
 }
@@ -227,7 +235,8 @@ func (p *program) convertCommand() *cobra.Command {
 	c := &cobra.Command{
 		Use: "convert [OPTION]... IN OUT", Short: "Convert a disk image into another format",
 		Long: "Convert a disk image, in one pass and without a temporary file. Formats: " + strings.Join(fsbuild.Formats(), ", ") + ".\n" +
-			"The same disk and options give the same bytes.\n\n" + optionsHelp(),
+			"The same disk and options give the same bytes: those of build -t, but for the identifiers in vhd and vmdk.\n\n" +
+			"Options (-o NAME=VALUE[,NAME=VALUE]...):" + settingsTable(fsbuild.Formats(), convert.Options),
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			var err error
@@ -235,14 +244,9 @@ func (p *program) convertCommand() *cobra.Command {
 				return err
 			}
 			r.Source, r.Output = p.abs(args[0]), p.abs(args[1])
-			show, _, err := p.display(&flags{cairn: true})
-			if err != nil {
-				return err
-			}
-			result, err := convert.Run(cmd.Context(), r, func(done, total int64) {
-				show.event(build.Event{Kind: build.Progress, Step: "convert", Unit: "bytes", Done: done, Total: total})
-			})
-			show.close()
+			progress, done := p.mediaProgress("convert")
+			result, err := convert.Run(cmd.Context(), r, progress)
+			done()
 			if err != nil {
 				return mediaError(err)
 			}
@@ -257,17 +261,6 @@ func (p *program) convertCommand() *cobra.Command {
 	f.BoolVar(&asJSON, "json", false, "print the summary as JSON")
 	_ = c.MarkFlagRequired("type") // it exists
 	return c
-}
-
-func optionsHelp() string {
-	var b strings.Builder
-	b.WriteString("Options (-o NAME=VALUE):\n")
-	for _, format := range fsbuild.Formats() {
-		if names := convert.Options(format); len(names) > 0 {
-			fmt.Fprintf(&b, "  %-9s  %s\n", format, strings.Join(names, ", "))
-		}
-	}
-	return strings.TrimSuffix(b.String(), "\n")
 }
 
 func (p *program) printConvert(path string, r fsbuild.Result, asJSON bool) error {

@@ -28,16 +28,28 @@ type Request struct {
 }
 
 // options are those that each format knows.
-var options = map[string][]string{
-	fsbuild.FormatRaw:      nil,
-	fsbuild.FormatQCOW2:    {"cluster_size", "compat", "compression_type", "window"},
-	fsbuild.FormatVHD:      {"force_size", "subformat"},
-	fsbuild.FormatVHDFixed: {"force_size"},
-	fsbuild.FormatVMDK:     {"subformat"},
+var options = map[string][]mkfs.Setting{
+	fsbuild.FormatRaw: nil,
+	fsbuild.FormatQCOW2: {
+		{Name: "cluster_size", Help: "bytes: a power of two from 512 to 2M (default: 64K)"},
+		{Name: "compat", Help: "0.10 or 1.1 (default: 1.1)"},
+		{Name: "compression_type", Help: "zlib, zstd or none (default: zlib)"},
+		{Name: "window", Help: "bytes that zlib looks back: a power of two from 256 to 32K (default: 4K, like QEMU)"},
+	},
+	fsbuild.FormatVHD: {
+		forceSize,
+		{Name: "subformat", Help: "dynamic or fixed (default: dynamic)"},
+	},
+	fsbuild.FormatVHDFixed: {forceSize},
+	fsbuild.FormatVMDK: {
+		{Name: "subformat", Help: "streamOptimized or monolithicSparse (default: streamOptimized)"},
+	},
 }
 
-// Options are the names of Request.Options for a format, sorted.
-func Options(format string) []string { return options[format] }
+var forceSize = mkfs.Setting{Name: "force_size", Help: "off: round the size up to what a geometry can say (default: on)"}
+
+// Options are what Request.Options knows for a format, sorted by name.
+func Options(format string) []mkfs.Setting { return options[format] }
 
 // Run converts. The output appears under its name when it is complete.
 func Run(ctx context.Context, r Request, progress func(done, total int64)) (fsbuild.Result, error) {
@@ -75,8 +87,12 @@ func Run(ctx context.Context, r Request, progress func(done, total int64)) (fsbu
 	defer file.Abort() //nolint:errcheck // after Commit it does nothing, and before it another error is on its way
 	out.File = file.File()
 	results, err := fsbuild.Convert(ctx, d, []fsbuild.Output{out}, progress)
-	if err != nil {
+	var output *fsbuild.OutputError
+	switch {
+	case errors.As(err, &output), ctx.Err() != nil:
 		return none, err
+	case err != nil:
+		return none, fmt.Errorf("%s: %w", r.Source, err)
 	}
 	return results[0], file.Commit()
 }
@@ -88,14 +104,14 @@ func Output(format string, values map[string]string) (fsbuild.Output, error) {
 	if !ok {
 		return fsbuild.Output{}, &mkfs.Error{What: fmt.Sprintf("option -t: format %q is not one of %s", format, strings.Join(fsbuild.Formats(), ", "))}
 	}
-	names := slices.Sorted(maps.Keys(values))
-	for _, name := range names {
-		if !slices.Contains(known, name) {
-			return fsbuild.Output{}, &mkfs.Error{What: fmt.Sprintf("option -o: %s does not know %q", format, name), Hint: "options of " + format + ": " + strings.Join(known, ", ")}
+	names, chosen := mkfs.Names(known), slices.Sorted(maps.Keys(values))
+	for _, name := range chosen {
+		if !slices.Contains(names, name) {
+			return fsbuild.Output{}, &mkfs.Error{What: fmt.Sprintf("option -o: %s does not know %q", format, name), Hint: "options of " + format + ": " + strings.Join(names, ", ")}
 		}
 	}
 	o := fsbuild.Output{Format: format, Compress: true}
-	for _, name := range names {
+	for _, name := range chosen {
 		if err := set(&o, name, values[name]); err != nil {
 			return o, err
 		}

@@ -10,6 +10,9 @@ import (
 
 	"cairn/cmd/internal/convert"
 	"cairn/fsbuild"
+	"cairn/fsbuild/ext4"
+	"cairn/fsbuild/tree"
+	"cairn/reproducibility"
 )
 
 func must(t *testing.T, err error) {
@@ -79,6 +82,40 @@ func TestOptions(t *testing.T) {
 				t.Error("converted again it has other bytes")
 			}
 		})
+	}
+}
+
+// TestPairs: any format becomes any other with the bytes that a build of it
+// gives at once.
+func TestPairs(t *testing.T) {
+	dir := t.TempDir()
+	content := tree.New()
+	must(t, content.Add(tree.Node{Path: "f", Type: tree.Regular, Mode: 0o644, Size: 300_000, Content: tree.Bytes(bytes.Repeat([]byte("abc"), 100_000))}))
+	id := strings.Repeat("ab", 32)
+	seed, err := reproducibility.ParseSeed(id)
+	must(t, err)
+	var outs []fsbuild.Output
+	for _, format := range fsbuild.Formats() {
+		f, err := os.Create(filepath.Join(dir, format))
+		must(t, err)
+		defer f.Close()
+		o := fsbuild.Output{Format: format, File: f, Compress: true}
+		name := reproducibility.Name("container " + format)
+		o.VHD.UUID, o.VMDK.CID = seed.UUID(name), seed.VolumeSerial(name)
+		outs = append(outs, o)
+	}
+	built, err := fsbuild.Build(t.Context(), fsbuild.Image{Tree: content, FS: ext4.Params{UUID: [16]byte{1}, JournalSize: -1}, Table: fsbuild.MBR}, outs, nil)
+	must(t, err)
+	for i, to := range built {
+		for _, from := range fsbuild.Formats() {
+			for _, named := range []string{"", from} {
+				got, err := convert.Run(t.Context(), convert.Request{Source: filepath.Join(dir, from), From: named, Output: filepath.Join(dir, "out"), To: to.Format, Seed: id}, nil)
+				must(t, err)
+				if got.SHA256 != to.SHA256 {
+					t.Errorf("%s (as %q) to %s: %+v, built it is %+v", from, named, to.Format, got, built[i])
+				}
+			}
+		}
 	}
 }
 

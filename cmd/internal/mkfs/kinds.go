@@ -26,6 +26,14 @@ type kind struct {
 // Setting is a value that a type takes by name.
 type Setting struct{ Name, Help string }
 
+// Names returns the names of settings.
+func Names(settings []Setting) (names []string) {
+	for _, s := range settings {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
 var (
 	extSettings = []Setting{
 		{"block-size", "bytes of a block: 1K, 2K or 4K (default: 4K)"},

@@ -1,6 +1,6 @@
 // Package mkfs makes a file system or an archive of a directory, a tar archive,
-// a container image or the file system in another image, without privileges. It is what the
-// command "cairn mkfs" does; the formats themselves are fsbuild's.
+// a container image or the file system in another image, without privileges. It
+// is what the command "cairn mkfs" does; the formats themselves are fsbuild's.
 package mkfs
 
 import (
@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"maps"
 	"os"
 	"slices"
@@ -136,10 +137,7 @@ func Open(ctx context.Context, r Request) (*Source, error) {
 		return nil, err
 	}
 	s := &Source{Tree: src.tree, Manifest: src.manifest, from: src}
-	if err = src.own(ctx, &r); err == nil {
-		err = s.identify(&r)
-	}
-	if err != nil {
+	if err := s.identify(&r); err != nil {
 		s.Close()
 		return nil, err
 	}
@@ -147,10 +145,7 @@ func Open(ctx context.Context, r Request) (*Source, error) {
 }
 
 func (r *Request) check(k kind) error {
-	var known []string
-	for _, s := range k.settings {
-		known = append(known, s.Name)
-	}
+	known := Names(k.settings)
 	for _, name := range slices.Sorted(maps.Keys(r.Set)) {
 		if !slices.Contains(known, name) {
 			return refuse("settings of "+r.Type+": "+strings.Join(known, ", "), "option --set: %s does not know %q", r.Type, name)
@@ -217,7 +212,7 @@ func (j *job) make(ctx context.Context, k kind) (Summary, error) {
 		h := sha256.New()
 		s, err := k.write(ctx, j, j.sink(io.MultiWriter(j.Stdout, h), nil))
 		s.SHA256 = hex.EncodeToString(h.Sum(nil))
-		return s, err
+		return s, explain(err)
 	}
 	out, err := fsbuild.CreateOutput(j.Output)
 	if err != nil {
@@ -245,6 +240,8 @@ type sink struct {
 	at     io.WriterAt // nil for a stream
 	report func(done, total int64)
 
+	kind, path string // for errors
+
 	mu          sync.Mutex
 	done, total int64
 }
@@ -252,7 +249,7 @@ type sink struct {
 // sink starts with the size of all contents, which is that of an archive but
 // for its headers.
 func (j *job) sink(w io.Writer, at io.WriterAt) *sink {
-	s := &sink{w: w, at: at, report: j.Progress}
+	s := &sink{w: w, at: at, report: j.Progress, kind: j.Type, path: j.Output}
 	seen := map[uint64]bool{0: false}
 	for n := range j.tree.All() {
 		if !seen[n.Inode] {
@@ -267,14 +264,26 @@ func (j *job) sink(w io.Writer, at io.WriterAt) *sink {
 func (s *sink) Write(b []byte) (int, error) {
 	n, err := s.w.Write(b)
 	s.advance(s.done + int64(n))
-	return n, err
+	return n, s.failure(err)
 }
 
 // WriteAt implements io.WriterAt.
 func (s *sink) WriteAt(b []byte, off int64) (int, error) {
 	n, err := s.at.WriteAt(b, off)
 	s.advance(off + int64(n))
-	return n, err
+	return n, s.failure(err)
+}
+
+// failure names the output, whose file has no name yet.
+func (s *sink) failure(err error) error {
+	var path *fs.PathError
+	if errors.As(err, &path) {
+		err = path.Err
+	}
+	if err == nil {
+		return nil
+	}
+	return &fsbuild.OutputError{Op: "write " + s.kind, Path: s.path, Err: err}
 }
 
 func (s *sink) advance(to int64) {
@@ -298,6 +307,10 @@ func digest(f *os.File, size int64) (string, error) {
 
 // explain adds what to do.
 func explain(err error) error {
+	var output *fsbuild.OutputError
+	if errors.As(err, &output) {
+		return output
+	}
 	if errors.Is(err, ext4.ErrTooSmall) || errors.Is(err, vfat.ErrTooSmall) {
 		return refuse("give a larger --size, or leave it out for the smallest that holds everything", "%v", err)
 	}

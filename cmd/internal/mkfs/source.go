@@ -9,6 +9,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"cairn/fsbuild"
 	"cairn/fsbuild/compress"
@@ -42,6 +43,12 @@ func isLayout(name string) bool { return strings.HasPrefix(name, "oci:") }
 func openSource(ctx context.Context, r *Request) (*source, error) {
 	s := &source{}
 	err := s.open(ctx, r)
+	if err == nil {
+		err = s.own(ctx, r)
+	}
+	if errors.Is(err, syscall.ENOSPC) { // nothing else is written yet
+		err = refuse("free some space in "+r.TmpDir+", or set TMPDIR to a folder that has more", "%v", err)
+	}
 	if err != nil {
 		s.close()
 		return nil, err
@@ -117,81 +124,6 @@ func (s *source) layout(ctx context.Context, r *Request) error {
 	return nil
 }
 
-// own sets the owners that were asked for.
-func (s *source) own(ctx context.Context, r *Request) error {
-	if r.OwnersOf != "" {
-		return s.ownAs(ctx, r)
-	}
-	for n := range s.tree.All() {
-		if r.Owner != nil {
-			n.UID, n.GID = r.Owner.UID, r.Owner.GID
-		}
-	}
-	return nil
-}
-
-// ownAs gives a directory what unpacking an archive into it as an ordinary user
-// has lost. What the archive does not have, or not with the same type, was put
-// there since: it is Request.Owner's, or else root's.
-func (s *source) ownAs(ctx context.Context, r *Request) error {
-	if !s.isDirectory {
-		return refuse("leave it out: the source has owners of its own", "option --owner-from-tar: %s is not a directory", r.Source)
-	}
-	archive, err := s.owners(ctx, r)
-	if err != nil {
-		return fmt.Errorf("option --owner-from-tar: %w", err)
-	}
-	var rest Owner
-	if r.Owner != nil {
-		rest = *r.Owner
-	}
-	first := map[uint64]*tree.Node{} // names of one file agree
-	for n := range s.tree.All() {
-		a := archive.Lookup(n.Path)
-		if f, ok := first[n.Inode]; ok {
-			a = f
-		}
-		if a != nil && a.Type == n.Type {
-			n.UID, n.GID, n.Mode, n.Xattrs = a.UID, a.GID, a.Mode, a.Xattrs
-		} else {
-			n.UID, n.GID = rest.UID, rest.GID
-		}
-		if n.Inode != 0 && first[n.Inode] == nil {
-			first[n.Inode] = n
-		}
-	}
-	for a := range archive.All() {
-		parent := s.tree.Lookup(a.Parent())
-		if (a.Type == tree.CharDevice || a.Type == tree.BlockDevice) && parent != nil && parent.Type == tree.Directory && s.tree.Lookup(a.Path) == nil {
-			a.Inode = 0 // means another file there
-			if err := s.tree.Add(*a); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// owners reads the archive that Request.OwnersOf names.
-func (s *source) owners(ctx context.Context, r *Request) (*tree.Tree, error) {
-	if r.OwnersOf == "-" {
-		return s.archive(ctx, r, r.Stdin, "standard input")
-	}
-	f, err := os.Open(r.OwnersOf)
-	if err != nil {
-		return nil, err
-	}
-	s.files = append(s.files, f)
-	head, err := firstBytes(f)
-	if err != nil {
-		return nil, err
-	}
-	if !isArchive(head) {
-		return nil, refuse("", "%s is not a tar archive", r.OwnersOf)
-	}
-	return s.file(ctx, r, f, head)
-}
-
 // file reads an archive where it is, if it is not compressed.
 func (s *source) file(ctx context.Context, r *Request, f *os.File, head []byte) (*tree.Tree, error) {
 	if isPacked(head) {
@@ -226,7 +158,7 @@ func (s *source) archive(ctx context.Context, r *Request, stream io.Reader, name
 	s.files = append(s.files, f)
 	size, err := io.Copy(f, in)
 	if err != nil {
-		return nil, fmt.Errorf("read %s: %w", name, err)
+		return nil, fmt.Errorf("copy %s: %w", name, err)
 	}
 	t, err := tar.Read(ctx, f, size, tar.Options{})
 	if err != nil {
@@ -313,7 +245,9 @@ func (s *source) fileSystem(ctx context.Context, r *Request, at io.ReaderAt, siz
 	fs, err := ext4.Open(at, size)
 	if err == nil {
 		s.tree, err = fs.Tree(ctx)
-		return err
+	}
+	if err == nil {
+		return nil
 	}
 	if !errors.Is(err, ext4.ErrFormat) {
 		return fmt.Errorf("%s: %w", r.Source, err)
