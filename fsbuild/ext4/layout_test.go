@@ -387,35 +387,3 @@ func TestGolden(t *testing.T) {
 		t.Errorf("digests are\n%s", got.String())
 	}
 }
-
-// TestGRUB lets GRUB's own reader read files of /boot, also after growth.
-func TestGRUB(t *testing.T) {
-	requireTool(t, "grub-fstest", "grub-common")
-	tr := build(t, directory("boot"), directory("boot/grub"), directory("boot/many"),
-		file("boot/vmlinuz", strings.Repeat("kernel", 1_000_000)), file("boot/grub/grub.cfg", "set timeout=1\n"),
-		tree.Node{Path: "vmlinuz", Type: tree.Symlink, Target: "boot/vmlinuz"},
-		tree.Node{Path: "slow", Type: tree.Symlink, Target: strings.Repeat("./", 40) + "boot/vmlinuz"})
-	for i := range 3000 {
-		if err := tr.Add(file(fmt.Sprintf("boot/many/%d", i), fmt.Sprint(i))); err != nil {
-			t.Fatal(err)
-		}
-	}
-	img, _ := image(t, tr, params())
-	check := func() {
-		t.Helper()
-		for path, want := range map[string]string{
-			"boot/vmlinuz": strings.Repeat("kernel", 1_000_000), "vmlinuz": strings.Repeat("kernel", 1_000_000),
-			"slow": strings.Repeat("kernel", 1_000_000), "boot/grub/grub.cfg": "set timeout=1\n", "boot/many/2999": "2999",
-		} {
-			if got := run(t, "grub-fstest", img, "cat", "/"+path); got != want {
-				t.Errorf("%s: grub-fstest reads %d bytes, want %d", path, len(got), len(want))
-			}
-		}
-	}
-	check()
-	if err := os.Truncate(img, 64<<30); err != nil {
-		t.Fatal(err)
-	}
-	run(t, "resize2fs", img)
-	check()
-}
