@@ -3,6 +3,7 @@ package ext4_test
 import (
 	"bytes"
 	"crypto/sha256"
+	"flag"
 	"fmt"
 	"hash"
 	"io"
@@ -11,6 +12,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 
 	"cairn/fsbuild/ext4"
 	"cairn/fsbuild/internal/fstest"
@@ -361,10 +364,15 @@ func addReversed(t *testing.T, to, from *tree.Tree, path string) {
 	}
 }
 
+var update = flag.Bool("update", false, "write testdata/golden.sha256 anew")
+
 // TestGolden: the bytes for a tree and parameters are fixed. A change here
-// changes every image.
+// changes every image. To accept one, run
+//
+//	go test ./fsbuild/ext4 -run '^TestGolden$' -update
 func TestGolden(t *testing.T) {
-	want, err := os.ReadFile("testdata/golden.sha256")
+	const name = "testdata/golden.sha256"
+	want, err := os.ReadFile(name)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -383,7 +391,13 @@ func TestGolden(t *testing.T) {
 		}
 		fmt.Fprintf(&got, "%x generated %d as %s\n", sha256.Sum256(m.data), i%3, v.name)
 	}
-	if got.String() != string(want) {
-		t.Errorf("digests are\n%s", got.String())
+	if *update {
+		want = []byte(got.String())
+		if err := os.WriteFile(name, want, 0o644); err != nil { //nolint:gosec // for everybody
+			t.Fatal(err)
+		}
+	}
+	if diff := cmp.Diff(string(want), got.String()); diff != "" {
+		t.Errorf("other bytes:\n%s", diff)
 	}
 }
