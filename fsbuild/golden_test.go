@@ -3,6 +3,7 @@ package fsbuild_test
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -27,6 +28,7 @@ import (
 	"cairn/fsbuild/squashfs"
 	"cairn/fsbuild/tar"
 	"cairn/fsbuild/tree"
+	"cairn/fsbuild/tree/dir"
 	"cairn/fsbuild/vfat"
 	"cairn/fsbuild/vhd"
 	"cairn/fsbuild/vmdk"
@@ -229,19 +231,19 @@ func TestGolden(t *testing.T) {
 	for _, g := range goldens(t) {
 		names = append(names, g.name+".txt")
 		t.Run(g.name, func(t *testing.T) {
-			dir := fstest.ScratchDir(t)
-			sum := g.digest(t, dir, 1, nil)
+			scratch := fstest.ScratchDir(t)
+			sum := g.digest(t, scratch, 1, goldenTree(t, nil))
 			name := filepath.Join("testdata", "golden", g.name+".txt")
 			if *update {
-				must(t, os.WriteFile(name, []byte(g.describe(t, dir, sum)), 0o644)) //nolint:gosec // for everybody
+				must(t, os.WriteFile(name, []byte(g.describe(t, scratch, sum)), 0o644)) //nolint:gosec // for everybody
 			}
 			want, err := os.ReadFile(name)
 			must(t, err)
 			if !strings.HasPrefix(string(want), sum+"\n") { // then other versions of the tools do not matter
-				t.Errorf("other bytes:\n%s", cmp.Diff(string(want), g.describe(t, dir, sum)))
+				t.Errorf("other bytes:\n%s", cmp.Diff(string(want), g.describe(t, scratch, sum)))
 			}
 			for seed := range uint64(2) {
-				if got := g.digest(t, dir, 16, rand.New(rand.NewPCG(seed, 0))); got != sum {
+				if got := g.digest(t, scratch, 16, goldenTree(t, rand.New(rand.NewPCG(seed, 0)))); got != sum {
 					t.Errorf("16 processors and another order give sha256 %s, one processor %s", got, sum)
 				}
 			}
@@ -256,14 +258,14 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// digest writes the file "image" and returns its SHA-256.
-func (g golden) digest(t *testing.T, dir string, processors int, rng *rand.Rand) string {
+// digest writes a tree to the file "image" and returns its SHA-256.
+func (g golden) digest(t *testing.T, scratch string, processors int, tr *tree.Tree) string {
 	t.Helper()
 	runtime.GOMAXPROCS(processors)
-	f, err := os.OpenFile(filepath.Join(dir, "image"), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	f, err := os.OpenFile(filepath.Join(scratch, "image"), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
 	must(t, err)
 	defer f.Close()
-	must(t, g.write(t.Context(), f, goldenTree(t, rng)))
+	must(t, g.write(t.Context(), f, tr))
 	_, err = f.Seek(0, io.SeekStart)
 	must(t, err)
 	h := sha256.New()
@@ -272,12 +274,56 @@ func (g golden) digest(t *testing.T, dir string, processors int, rng *rand.Rand)
 	return fmt.Sprintf("%x", h.Sum(nil))
 }
 
+// TestDirectoryOrder: the order in which a folder lists its files, which in a
+// tmpfs is that of their creation, does not show in what any writer makes of it.
+func TestDirectoryOrder(t *testing.T) {
+	var paths []string
+	for i := range 300 {
+		paths = append(paths, fmt.Sprintf("d%d/e%d/file %d", i%3, i%20, i))
+	}
+	var trees []*tree.Tree
+	for range 2 {
+		trees = append(trees, folder(t, paths))
+		slices.Reverse(paths)
+	}
+	scratch := fstest.ScratchDir(t)
+	for _, g := range goldens(t) {
+		if first, second := g.digest(t, scratch, 16, trees[0]), g.digest(t, scratch, 16, trees[1]); first != second {
+			t.Errorf("%s: sha256 %s and %s", g.name, first, second)
+		}
+	}
+}
+
+// folder makes files in the given order, every tenth with a second name, and
+// reads the folder.
+func folder(t *testing.T, paths []string) *tree.Tree {
+	t.Helper()
+	root := fstest.ScratchDir(t)
+	for _, p := range paths {
+		name := filepath.Join(root, p)
+		must(t, os.MkdirAll(filepath.Dir(name), 0o755))
+		must(t, os.WriteFile(name, []byte(strings.Repeat(p+"\n", len(p)*len(p))), 0o600))
+		if strings.HasSuffix(p, "0") {
+			must(t, os.Link(name, filepath.Join(root, filepath.Base(p))))
+		}
+	}
+	must(t, filepath.WalkDir(root, func(path string, _ os.DirEntry, err error) error {
+		return errors.Join(err, os.Chtimes(path, goldenTime, goldenTime))
+	}))
+	f, err := os.Open(root)
+	must(t, err)
+	t.Cleanup(func() { f.Close() })
+	tr, err := dir.ReadFrom(t.Context(), f, dir.Options{})
+	must(t, err)
+	return tr
+}
+
 // describe is a golden file: the digest of the file "image", and its script's
 // output.
-func (g golden) describe(t *testing.T, dir, sum string) string {
+func (g golden) describe(t *testing.T, scratch, sum string) string {
 	t.Helper()
 	cmd := exec.Command("sh", "-c", g.show) //nolint:gosec // a constant
-	cmd.Dir = dir
+	cmd.Dir = scratch
 	cmd.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "TZ=UTC", "PATH="+os.Getenv("PATH")+":/usr/sbin:/sbin")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
