@@ -33,8 +33,8 @@ unit:
 	$(GO) vet ./...
 	$(GO) test ./cmd/... ./elements/... ./fsbuild/... ./oci/... ./reproducibility/... ./sandbox/... ./tests/arch/...
 
-# Tests that take minutes: file systems grown to hundreds of TiB, directories of
-# a million names.
+# Tests that take minutes: file systems grown to 1 PiB, directories of a million
+# names.
 test-long:
 	CAIRN_TEST_LONG=1 $(GO) test -count=1 -timeout 60m ./fsbuild/...
 

@@ -53,7 +53,7 @@ func TestGrowth(t *testing.T) {
 		long   []int64 // up to 37 s each for e2fsck
 	}{
 		{variants[0], 0, []int64{64 * gib}, nil},
-		{variants[0], pib, []int64{64 * gib, tib}, []int64{16 * tib}},
+		{variants[0], pib, []int64{64 * gib, tib, 16 * tib}, []int64{64 * tib}},
 		{variants[2], tib, []int64{8 * gib}, []int64{256 * gib}},
 		{variants[3], 0, []int64{64 * gib}, []int64{tib}},
 		{variants[8], 0, []int64{8 * gib}, nil},
