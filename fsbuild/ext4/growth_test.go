@@ -1,6 +1,7 @@
 package ext4_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -55,8 +56,8 @@ func TestGrowth(t *testing.T) {
 		{variants[0], 0, []int64{64 * gib}, nil},
 		{variants[0], pib, []int64{64 * gib, tib, 16 * tib}, []int64{64 * tib}},
 		{variants[2], tib, []int64{8 * gib}, []int64{256 * gib}},
-		{variants[3], 0, []int64{64 * gib}, []int64{tib}},
-		{variants[8], 0, []int64{8 * gib}, nil},
+		{variants[3], tib, []int64{64 * gib}, []int64{tib}},
+		{variants[8], 8 * gib, []int64{8 * gib}, nil},
 	} {
 		t.Run(fmt.Sprint(c.name, " to ", c.growTo), func(t *testing.T) {
 			tr, p := c.suit(fstest.Generate(5)), c.params()
@@ -75,6 +76,30 @@ func TestGrowth(t *testing.T) {
 				fsck(t, img)
 			}
 			checkTree(t, img, tr, s)
+		})
+	}
+}
+
+// TestGrowFull: a full ext2 or ext3 that promises growth can be grown, whatever
+// lies behind its descriptors; and a size without room for that is refused.
+func TestGrowFull(t *testing.T) {
+	for _, v := range variants {
+		if v.kind == ext4.Ext4 {
+			continue
+		}
+		t.Run(v.name, func(t *testing.T) {
+			t.Parallel()
+			for _, size := range []int64{2 * gib, 16 * gib, 100 * gib} {
+				tr, p := v.suit(bootTree(t)), v.params()
+				p.GrowTo = size
+				img, s := image(t, tr, p)
+				grow(t, img, size)
+				fsck(t, img)
+				p.Size = s.Size - s.BlockSize
+				if _, err := ext4.Plan(tr, p); !errors.Is(err, ext4.ErrTooSmall) {
+					t.Errorf("Plan of one block less, to grow to %d bytes: %v", size, err)
+				}
+			}
 		})
 	}
 }

@@ -51,7 +51,9 @@ func TestGRUB(t *testing.T) {
 			tr := v.suit(bootTree(t))
 			files := t.TempDir()
 			materialise(t, files, tr)
-			img, _ := image(t, tr, v.params())
+			p := v.params()
+			p.GrowTo = 8 * gib
+			img, _ := image(t, tr, p)
 			readByGRUB(t, img, files, tr)
 			grow(t, img, 8*gib)
 			readByGRUB(t, img, files, tr)
