@@ -9,7 +9,7 @@ NAMES    = disk-image-create element-info dib-run-parts
 ELEMENTS = debian-minimal vm cloud-init openssh-server growroot
 LINT     = $(GO) run github.com/golangci/golangci-lint/v2/cmd/golangci-lint@v2.15.0
 
-.PHONY: all image test test-long fuzz unit bench lint tools clean
+.PHONY: all image test test-long race fuzz unit bench lint tools clean
 
 all: bin/cairn $(NAMES:%=bin/%)
 
@@ -33,10 +33,14 @@ unit:
 	$(GO) vet ./...
 	$(GO) test ./cmd/... ./elements/... ./fsbuild/... ./oci/... ./reproducibility/... ./sandbox/... ./tests/arch/...
 
-# Tests that take minutes: file systems grown to hundreds of TiB, directories of
-# a million names.
+# Tests that take minutes: file systems grown to 1 PiB, directories of a million
+# names.
 test-long:
 	CAIRN_TEST_LONG=1 $(GO) test -count=1 -timeout 60m ./fsbuild/...
+
+# Everything in fsbuild with the race detector.
+race:
+	CAIRN_TEST_TREES=100 $(GO) test -race -count=1 -timeout 60m ./fsbuild/...
 
 # Every fuzz target of fsbuild for FUZZTIME, then more generated trees.
 FUZZTIME ?= 2m

@@ -70,6 +70,25 @@ func (m *groupMap) headBlocks(g uint64) uint64 {
 	return n
 }
 
+// growthRoom is the number of free blocks with which resize2fs can grow the file
+// system to so many bytes. Without meta_bg the descriptors then take more blocks
+// beside each superblock, and the group's bitmaps and inode table move, as does
+// what files have in their new place. resize2fs, up to 1.47.2 at least, breaks
+// off when a block of a block map has to move beyond the old end.
+func (m *groupMap) growthRoom(size uint64) (n uint64) {
+	blocks := func(groups uint64) uint64 { return (groups + m.groupsPerMeta - 1) / m.groupsPerMeta }
+	before, after := blocks(m.groups), blocks((size+m.groupBytes()-1)/m.groupBytes())
+	if m.modern || after <= before {
+		return 0
+	}
+	for g := range m.groups {
+		if hasSuper(g) {
+			n += after - before + 2 + m.table()
+		}
+	}
+	return n
+}
+
 // newGroupMap places bitmaps and inode tables of each flex group together at
 // its beginning. It reports false when they do not fit before limit.
 func newGroupMap(s *shape, groups uint64, inodesPerGroup uint32, limit uint64) (*groupMap, bool) {

@@ -21,7 +21,9 @@
 //
 // These are mke2fs's features without resize_inode, and with meta_bg in ext4:
 // so the file system grows online and offline without reserved descriptors.
-// Ext2 and ext3 have block maps where ext4 has extents, and grow offline.
+// Ext2 and ext3 have block maps where ext4 has extents, and grow offline, to
+// what Params.GrowTo says: resize2fs needs some free blocks for that, and leaves
+// a broken file system when a full one has none.
 //
 // Directories of more than one block are indexed. Extended attributes that fit
 // are kept in the inode, others in a block that equal sets share; in ext2 all
@@ -158,7 +160,8 @@ type Params struct {
 	// GrowTo is a size in bytes to which the file system can be grown later,
 	// up to 1 PiB: it limits the inodes of a group, so that inode numbers
 	// suffice, and may need more groups, hence a larger size, for the same
-	// number of inodes. 0 promises nothing; Summary.MaxSize says what follows.
+	// number of inodes. In ext2 and ext3 it also keeps the blocks free that
+	// resize2fs needs. 0 promises nothing; Summary.MaxSize says what follows.
 	GrowTo int64
 	// JournalSize is in bytes, a multiple of the block size, 1024 blocks or
 	// more; 0 means 16 MiB (none for Ext2), negative no journal.

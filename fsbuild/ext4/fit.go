@@ -128,7 +128,7 @@ func (l *Layout) fitMinimal(slack uint64) error {
 		if !ok {
 			continue
 		}
-		if end, ok := l.endWith(a, slack); ok {
+		if end, ok := l.endWith(a, max(slack, m.growthRoom(uint64(l.params.GrowTo)))); ok {
 			l.settle(m, a, end)
 			return nil
 		}
@@ -174,10 +174,14 @@ func (l *Layout) fitExact(blocks uint64) bool {
 		return false
 	}
 	a, ok := l.place(m)
-	if ok {
-		l.settle(m, a, blocks)
+	if !ok {
+		return false
 	}
-	return ok
+	if end, ok := a.endWith(m.growthRoom(uint64(l.params.GrowTo))); !ok || end > blocks {
+		return false
+	}
+	l.settle(m, a, blocks)
+	return true
 }
 
 // settle fixes the result of a successful placement.
