@@ -24,15 +24,16 @@ const (
 // newest position to older ones, and the newest match of three bytes.
 type finder struct {
 	window int
+	mask   int                   // window-1
 	near   int                   // the furthest distance for a match of minMatch bytes
 	base   int32                 // added to positions in the heads, so that those of earlier blocks are out of the window
 	head   [1 << hashBits]int32  // newest position for a hash of four bytes
 	head3  [1 << hash3Bits]int32 // and of three bytes
-	back   [MaxWindow]uint16     // from a position, modulo MaxWindow, how far back the one before is, at most 1<<16-1
+	back   [MaxWindow]uint16     // from a position, modulo window, how far back the one before is, at most 1<<16-1
 }
 
 func (f *finder) init(window int) {
-	f.window, f.near, f.base = window, min(window, farShort-1), int32(window+1)
+	f.window, f.mask, f.near, f.base = window, window-1, min(window, farShort-1), int32(window+1)
 }
 
 // next makes the finder forget a block of n bytes.
@@ -55,7 +56,7 @@ func (f *finder) insert(v uint32, p int) int {
 	h := v * 0x9e3779b1 >> (32 - hashBits)
 	old := int(f.head[h] - f.base)
 	f.head[h] = int32(p) + f.base
-	f.back[p&(MaxWindow-1)] = uint16(min(p-old, 1<<16-1))
+	f.back[p&f.mask&(MaxWindow-1)] = uint16(min(p-old, 1<<16-1))
 	return old
 }
 
@@ -88,7 +89,7 @@ func (f *finder) longest(src []byte, p, cand, best, depth int) (length, distance
 }
 
 // before is the position before p in its chain.
-func (f *finder) before(p int) int { return p - int(f.back[p&(MaxWindow-1)]) }
+func (f *finder) before(p int) int { return p - int(f.back[p&f.mask&(MaxWindow-1)]) }
 
 // follow goes along the chain of p from cand to the next position where ends
 // has the same four bytes as at p. It looks at no more than depth positions and
