@@ -320,12 +320,13 @@ func TestDeterministic(t *testing.T) {
 func BenchmarkGNU(b *testing.B) {
 	tool := require.Tool(b, "cpio", "cpio")
 	scratch := fstest.ScratchDir(b)
-	src := filepath.Join(scratch, "tree")
-	fstest.WriteFiles(b, src, 20_000)
+	src := fstest.BenchTree(b, scratch)
+	out := filepath.Join(scratch, "out")
 	var ours, theirs fstest.Usage
 	for b.Loop() {
+		_ = os.Remove(out)
 		ours.Add(fstest.Measure(b, func() {
-			f, err := os.OpenFile(filepath.Join(scratch, "ours"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+			f, err := os.OpenFile(out, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -338,8 +339,9 @@ func BenchmarkGNU(b *testing.B) {
 				b.Fatal(err)
 			}
 		}))
+		_ = os.Remove(out)
 		theirs.Add(fstest.Measure(b, func() {
-			script := "cd " + src + " && find . -print0 | LC_ALL=C sort -z | " + tool + " -o -0 -H newc --quiet > ../theirs"
+			script := "cd " + src + " && find . -print0 | LC_ALL=C sort -z | " + tool + " -o -0 -H newc --quiet >" + out
 			if msg, err := exec.Command("sh", "-c", script).CombinedOutput(); err != nil {
 				b.Fatalf("cpio: %v\n%s", err, msg)
 			}

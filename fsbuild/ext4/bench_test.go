@@ -1,105 +1,114 @@
 package ext4_test
 
 import (
-	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
-	"syscall"
 	"testing"
-	"time"
 
 	"cairn/fsbuild/ext4"
+	"cairn/fsbuild/internal/fstest"
+	"cairn/fsbuild/tar"
 	"cairn/fsbuild/tree"
 	"cairn/fsbuild/tree/dir"
 )
 
-var benchTree = flag.String("tree", "", "directory for the benchmark against mke2fs; default: a generated one")
-
-// BenchmarkMke2fs writes the same directory with this package and with mke2fs
-// -d, turn and turn about, and reports the ratios of wall and CPU time.
+// BenchmarkMke2fs writes the same files with this package, from a directory
+// and from an archive, and with mke2fs -d, turn and turn about. The
+// last case compares with cat, which copies the files into one.
 func BenchmarkMke2fs(b *testing.B) {
 	requireTool(b, "mke2fs", "e2fsprogs")
 	scratch := scratchDir(b)
-	src := *benchTree
-	if src == "" {
-		src = filepath.Join(scratch, "tree")
-		generateFiles(b, src, 20_000)
-	}
-	out := filepath.Join(scratch, "out.img")
-	var sum ext4.Summary
-	var ours, theirs usage
-	for b.Loop() {
-		ours.add(measure(b, func() { sum = writeDirectory(b, src, out) }))
-		args := []string{
-			"-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-J", "size=16", "-N", strconv.FormatInt(sum.Inodes, 10),
-			"-O", "^resize_inode,meta_bg", "-E", "lazy_itable_init=1", "-d", src, out, strconv.FormatInt(sum.Blocks+sum.Blocks/10, 10),
-		}
-		theirs.add(measure(b, func() {
-			_ = os.Remove(out)
-			if msg, err := exec.Command("mke2fs", args...).CombinedOutput(); err != nil {
-				b.Fatalf("mke2fs: %v\n%s", err, msg)
+	src, out := fstest.BenchTree(b, scratch), filepath.Join(scratch, "out.img")
+	directory := func() *tree.Tree { return readDirectory(b, src) }
+	archive := writeArchive(b, directory(), filepath.Join(scratch, "archive"))
+	for _, c := range []struct {
+		name, peer string
+		read       func() *tree.Tree
+	}{
+		{"directory", "mke2fs", directory},
+		{"archive", "mke2fs", func() *tree.Tree { return readArchive(b, archive) }},
+		{"directory", "cat", directory},
+	} {
+		b.Run(c.name+"/"+c.peer, func(b *testing.B) {
+			var sum ext4.Summary
+			var ours, theirs fstest.Usage
+			for b.Loop() {
+				_ = os.Remove(out)
+				ours.Add(fstest.Measure(b, func() { sum = writeFile(b, c.read(), out) }))
+				_ = os.Remove(out)
+				theirs.Add(fstest.Measure(b, func() {
+					if c.peer == "cat" {
+						fstest.Cat(b, src, out)
+					} else {
+						mke2fsTree(b, src, out, sum)
+					}
+				}))
 			}
-		}))
+			ours.Report(b, theirs, c.peer)
+		})
 	}
-	n := float64(b.N)
-	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(ours.wall.Seconds()/n, "wall-s")
-	b.ReportMetric(theirs.wall.Seconds()/n, "mke2fs-wall-s")
-	b.ReportMetric(ours.wall.Seconds()/theirs.wall.Seconds(), "wall-ratio")
-	b.ReportMetric(ours.cpu.Seconds()/theirs.cpu.Seconds(), "cpu-ratio")
-	b.ReportMetric(float64(sum.Size)/n/1e6/(ours.wall.Seconds()/n), "MB/s")
-	b.Logf("%d inodes, %d MiB; peak RSS of this process %d MiB", sum.UsedInodes, sum.Size>>20, peakRSS(b)>>20)
 }
 
-type usage struct{ wall, cpu time.Duration }
-
-func (u *usage) add(v usage) { u.wall += v.wall; u.cpu += v.cpu }
-
-// measure runs f and returns what it took, child processes included.
-func measure(b *testing.B, f func()) usage {
+func mke2fsTree(b *testing.B, src, out string, sum ext4.Summary) {
 	b.Helper()
-	c0, w0 := cpuTime(b), time.Now()
-	f()
-	return usage{time.Since(w0), cpuTime(b) - c0}
+	args := []string{
+		"-q", "-F", "-t", "ext4", "-b", "4096", "-m", "0", "-J", "size=16", "-N", strconv.FormatInt(sum.Inodes, 10),
+		"-O", "^resize_inode,meta_bg", "-E", "lazy_itable_init=1", "-d", src, out, strconv.FormatInt(sum.Blocks+sum.Blocks/10, 10),
+	}
+	if msg, err := exec.Command("mke2fs", args...).CombinedOutput(); err != nil {
+		b.Fatalf("mke2fs: %v\n%s", err, msg)
+	}
 }
 
-func cpuTime(b *testing.B) (sum time.Duration) {
+func readDirectory(b *testing.B, src string) *tree.Tree {
 	b.Helper()
-	for _, who := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
-		var r syscall.Rusage
-		if err := syscall.Getrusage(who, &r); err != nil {
-			b.Fatal(err)
-		}
-		sum += time.Duration(r.Utime.Nano() + r.Stime.Nano())
-	}
-	return sum
-}
-
-func peakRSS(b *testing.B) int64 {
-	b.Helper()
-	var r syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
-		b.Fatal(err)
-	}
-	return r.Maxrss << 10
-}
-
-func writeDirectory(b *testing.B, src, out string) ext4.Summary {
-	b.Helper()
-	_ = os.Remove(out)
-	f, err := os.OpenFile(out, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if err != nil {
-		b.Fatal(err)
-	}
-	defer f.Close()
 	t, err := dir.Read(b.Context(), src, dir.Options{})
 	if err != nil {
 		b.Fatal(err)
 	}
+	return t
+}
+
+func writeArchive(b *testing.B, t *tree.Tree, path string) *os.File {
+	b.Helper()
+	f := createFile(b, path)
+	b.Cleanup(func() { _ = f.Close() })
+	if _, err := tar.Write(b.Context(), f, t, tar.Params{SkipSockets: true}); err != nil {
+		b.Fatal(err)
+	}
+	return f
+}
+
+func readArchive(b *testing.B, f *os.File) *tree.Tree {
+	b.Helper()
+	info, err := f.Stat()
+	if err != nil {
+		b.Fatal(err)
+	}
+	t, err := tar.Read(b.Context(), f, info.Size(), tar.Options{})
+	if err != nil {
+		b.Fatal(err)
+	}
+	return t
+}
+
+func createFile(b *testing.B, path string) *os.File {
+	b.Helper()
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return f
+}
+
+func writeFile(b *testing.B, t *tree.Tree, out string) ext4.Summary {
+	b.Helper()
+	f := createFile(b, out)
+	defer f.Close()
 	s, err := ext4.Write(b.Context(), f, t, params())
 	if err != nil {
 		b.Fatal(err)
@@ -108,30 +117,6 @@ func writeDirectory(b *testing.B, src, out string) ext4.Summary {
 		b.Fatal(err)
 	}
 	return s
-}
-
-// generateFiles makes a tree of small and a few large files.
-func generateFiles(b *testing.B, root string, n int) {
-	b.Helper()
-	data := make([]byte, 4<<20)
-	for i := range data {
-		data[i] = byte(i*7 + i>>9)
-	}
-	for i := range n {
-		d := filepath.Join(root, fmt.Sprintf("d%d", i%40), fmt.Sprintf("e%d", i%400))
-		if i < 400 {
-			if err := os.MkdirAll(d, 0o755); err != nil {
-				b.Fatal(err)
-			}
-		}
-		size := (i * 7919) % 24_000
-		if i%200 == 0 {
-			size = len(data)
-		}
-		if err := os.WriteFile(filepath.Join(d, fmt.Sprintf("file-%d", i)), data[:size], 0o644); err != nil {
-			b.Fatal(err)
-		}
-	}
 }
 
 // BenchmarkMillion plans and writes a million small files from memory, and
@@ -164,7 +149,6 @@ func BenchmarkMillion(b *testing.B) {
 		}
 		runtime.KeepAlive(t)
 	}
-	b.Logf("peak RSS of this process %d MiB", peakRSS(b)>>20)
 }
 
 func heap() uint64 {

@@ -6,6 +6,8 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"cairn/fsbuild/internal/fstest"
 )
 
 // BenchmarkReader reads all files of an image, turn and turn about with
@@ -13,18 +15,13 @@ import (
 func BenchmarkReader(b *testing.B) {
 	requireTool(b, "debugfs", "e2fsprogs")
 	scratch := scratchDir(b)
-	src := *benchTree
-	if src == "" {
-		src = filepath.Join(scratch, "tree")
-		generateFiles(b, src, 20_000)
-	}
 	img := filepath.Join(scratch, "fs.img")
-	size := writeDirectory(b, src, img).Size
+	size := writeFile(b, readDirectory(b, fstest.BenchTree(b, scratch)), img).Size
 	out := filepath.Join(scratch, "out")
-	var metadata, all, theirs usage
+	var metadata, all, theirs fstest.Usage
 	for b.Loop() {
-		metadata.add(measure(b, func() { readTree(b, openImage(b, img)) }))
-		all.add(measure(b, func() {
+		metadata.Add(fstest.Measure(b, func() { readTree(b, openImage(b, img)) }))
+		all.Add(fstest.Measure(b, func() {
 			for n := range readTree(b, openImage(b, img)).All() {
 				if n.Content == nil {
 					continue
@@ -41,7 +38,7 @@ func BenchmarkReader(b *testing.B) {
 		if err := os.Mkdir(out, 0o755); err != nil {
 			b.Fatal(err)
 		}
-		theirs.add(measure(b, func() {
+		theirs.Add(fstest.Measure(b, func() {
 			if msg, err := exec.Command("debugfs", "-R", "rdump / "+out, img).CombinedOutput(); err != nil {
 				b.Fatalf("debugfs: %v\n%s", err, msg)
 			}
@@ -52,8 +49,8 @@ func BenchmarkReader(b *testing.B) {
 	}
 	n := float64(b.N)
 	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(metadata.cpu.Seconds()/n, "tree-cpu-s")
-	b.ReportMetric(all.cpu.Seconds()/n, "all-cpu-s")
-	b.ReportMetric(theirs.cpu.Seconds()/n, "rdump-cpu-s")
-	b.ReportMetric(float64(size)/1e6/(all.wall.Seconds()/n), "MB/s")
+	b.ReportMetric(metadata.CPU.Seconds()/n, "tree-cpu-s")
+	b.ReportMetric(all.CPU.Seconds()/n, "all-cpu-s")
+	b.ReportMetric(theirs.CPU.Seconds()/n, "rdump-cpu-s")
+	b.ReportMetric(float64(size)/1e6/(all.Wall.Seconds()/n), "MB/s")
 }

@@ -7,15 +7,8 @@ import (
 	"io"
 	"sync"
 
+	"cairn/fsbuild/internal/contents"
 	"cairn/fsbuild/tree"
-)
-
-// Files from holesFrom bytes on are searched for holes: units of holeUnit
-// bytes that are all zero, whether the archive has them as holes or not. It is
-// the rule of package dir, so that the same bytes make the same image.
-const (
-	holesFrom = 1 << 20
-	holeUnit  = 64 << 10
 )
 
 // file is a content in an archive.
@@ -60,42 +53,42 @@ func (f *file) Open() (io.ReadCloser, error) {
 	return io.NopCloser(tr), nil
 }
 
-// Data reads the file once and returns what is not zero.
+// Data finds the runs that are not holes, by the rule of package contents,
+// whether the archive has them as holes or not.
 func (l *large) Data() ([]tree.Extent, error) {
 	l.once.Do(func() { l.data, l.err = l.search() })
 	return l.data, l.err
 }
 
-func (l *large) search() (data []tree.Extent, err error) {
+func (l *large) search() ([]tree.Extent, error) {
 	r, err := l.Open()
 	if err != nil {
 		return nil, err
 	}
 	defer r.Close()
-	buf := make([]byte, holeUnit)
-	for off := int64(0); off < l.size; off += holeUnit {
-		b := buf[:min(holeUnit, l.size-off)]
-		if _, err := io.ReadFull(r, b); err != nil {
-			return nil, fmt.Errorf("search for holes: %w", err)
-		}
-		switch last := len(data) - 1; {
-		case isZero(b):
-		case last >= 0 && data[last].Off+data[last].Len == off:
-			data[last].Len += int64(len(b))
-		default:
-			data = append(data, tree.Extent{Off: off, Len: int64(len(b))})
-		}
+	at, ok := r.(io.ReaderAt)
+	if !ok {
+		at = &forward{r: r}
 	}
-	return data, nil
+	return contents.FindData(at, l.size, nil)
 }
 
-func isZero(b []byte) bool {
-	for _, c := range b {
-		if c != 0 {
-			return false
-		}
+// forward is an io.ReaderAt for ascending ranges of what can only be read in
+// order.
+type forward struct {
+	r   io.Reader
+	off int64
+}
+
+func (f *forward) ReadAt(b []byte, off int64) (int, error) {
+	skipped, err := io.CopyN(io.Discard, f.r, off-f.off)
+	f.off += skipped
+	if err != nil {
+		return 0, err
 	}
-	return true
+	n, err := io.ReadFull(f.r, b)
+	f.off += int64(n)
+	return n, err
 }
 
 // window reads ahead and can seek within what it read, so that headers cost

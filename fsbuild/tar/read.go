@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 
+	"cairn/fsbuild/internal/contents"
 	"cairn/fsbuild/tar/entry"
 	"cairn/fsbuild/tree"
 )
@@ -255,7 +256,7 @@ func (r *reader) content(n *tree.Node, h *tar.Header, tr io.Reader, start int64)
 		f.off, f.sparse, end = start, true, r.in.off
 	}
 	n.Content = &f
-	if n.Size >= holesFrom {
+	if n.Size >= contents.HolesFrom {
 		n.Content = &large{file: f}
 	}
 	return end, nil

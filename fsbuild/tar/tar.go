@@ -31,10 +31,11 @@
 // sockets in tar archives. Volumes of a split archive, GNU's incremental
 // dumps, and global headers that change entries are refused.
 //
-// Headers are encoded and parsed by the standard library's archive/tar: what
-// it emits in PAX format is canonical (records sorted, only those that are
-// needed), its parser is fuzzed by others, and the readers of layers and
-// packages use it too, so that all of them agree about what an archive says.
+// Headers are parsed by the standard library's archive/tar, which also encodes
+// all but the simplest: what it emits in PAX format is canonical (records
+// sorted, only those that are needed), its parser is fuzzed by others, and the
+// readers of layers and packages use it too, so that all of them agree about
+// what an archive says.
 //
 // # Stability
 //
@@ -50,7 +51,6 @@ import (
 	"io"
 	"strings"
 	"time"
-	"unicode/utf8"
 
 	"cairn/fsbuild/internal/contents"
 	"cairn/fsbuild/tar/entry"
@@ -101,7 +101,7 @@ func Write(ctx context.Context, w io.Writer, t *tree.Tree, p Params) (Summary, e
 		}
 	}
 	out := &counter{w: bufio.NewWriterSize(w, contents.BufferSize)}
-	a := &archive{p: p, w: tar.NewWriter(out), first: map[uint64]string{}, buf: make([]byte, contents.BufferSize)}
+	a := &archive{p: p, out: out, first: map[uint64]string{}, buf: make([]byte, contents.BufferSize)}
 	err := a.write(ctx, t)
 	if err == nil {
 		err = out.w.Flush()
@@ -150,8 +150,9 @@ func (c *counter) Write(b []byte) (int, error) {
 
 type archive struct {
 	p       Params
-	w       *tar.Writer
+	out     *counter
 	first   map[uint64]string // Inode → the name that has the content
+	block   [blockSize]byte   // a header
 	buf     []byte
 	entries int64
 }
@@ -169,63 +170,27 @@ func (a *archive) write(ctx context.Context, t *tree.Tree) error {
 			return fmt.Errorf("%q: %w", n.Path, err)
 		}
 	}
-	return a.w.Close()
+	return a.zeros(2 * blockSize)
 }
 
 func (a *archive) node(n *tree.Node) error {
 	h := a.header(n)
-	if err := a.w.WriteHeader(h); err != nil {
+	if err := a.writeHeader(h); err != nil {
 		return err
 	}
 	if h.Typeflag != tar.TypeReg {
 		return nil
 	}
-	return contents.Copy(a.w, n, a.buf)
+	if err := contents.Copy(a.out, n, a.buf); err != nil {
+		return err
+	}
+	return a.zeros(int(-n.Size & (blockSize - 1)))
 }
 
-// typeFlags are the types of entries by tree.Type.
-var typeFlags = [...]byte{
-	tree.Regular: tar.TypeReg, tree.Directory: tar.TypeDir, tree.Symlink: tar.TypeSymlink,
-	tree.CharDevice: tar.TypeChar, tree.BlockDevice: tar.TypeBlock, tree.FIFO: tar.TypeFifo,
-}
+var zeros [2 * blockSize]byte
 
-func (a *archive) header(n *tree.Node) *tar.Header {
-	h := &tar.Header{
-		Typeflag: typeFlags[n.Type], Name: n.Path, Linkname: n.Target, Mode: int64(n.Mode),
-		Uid: int(n.UID), Gid: int(n.GID), ModTime: time.Unix(n.MTime.Sec, int64(n.MTime.Nsec)),
-		Devmajor: int64(n.Major), Devminor: int64(n.Minor), Size: n.Size, Format: tar.FormatPAX,
-	}
-	if n.Type == tree.Directory {
-		h.Name += "/"
-	}
-	if !a.p.Time.IsZero() && h.ModTime.After(a.p.Time) {
-		h.ModTime = a.p.Time
-	}
-	if first, ok := a.first[n.Inode]; ok {
-		h.Typeflag, h.Linkname, h.Size, h.Devmajor, h.Devminor = tar.TypeLink, first, 0, 0, 0
-		h.PAXRecords = charset(h)
-		return h
-	}
-	if n.Inode != 0 {
-		a.first[n.Inode] = n.Path
-	}
-	h.PAXRecords = charset(h)
-	if len(n.Xattrs) > 0 {
-		if h.PAXRecords == nil {
-			h.PAXRecords = make(map[string]string, len(n.Xattrs))
-		}
-		for _, x := range n.Xattrs {
-			h.PAXRecords[xattrKey+x.Name] = string(x.Value)
-		}
-	}
-	return h
-}
-
-// charset returns the record without which names in an extended header are
-// UTF-8, if those of h are not.
-func charset(h *tar.Header) map[string]string {
-	if utf8.ValidString(h.Name) && utf8.ValidString(h.Linkname) {
-		return nil
-	}
-	return map[string]string{"hdrcharset": "BINARY"}
+// zeros writes n bytes, at most two blocks.
+func (a *archive) zeros(n int) error {
+	_, err := a.out.Write(zeros[:n])
+	return err
 }

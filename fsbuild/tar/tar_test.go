@@ -318,12 +318,13 @@ hrwsr-xr-x 2097151/0         0 1970-01-01 00:00 z link to d/a
 func BenchmarkGNU(b *testing.B) {
 	tool := require.Tool(b, "tar", "tar")
 	scratch := fstest.ScratchDir(b)
-	src := filepath.Join(scratch, "tree")
-	fstest.WriteFiles(b, src, 20_000)
+	src := fstest.BenchTree(b, scratch)
+	out := filepath.Join(scratch, "out")
 	var ours, theirs fstest.Usage
 	for b.Loop() {
+		_ = os.Remove(out)
 		ours.Add(fstest.Measure(b, func() {
-			f, err := os.OpenFile(filepath.Join(scratch, "ours"), os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+			f, err := os.OpenFile(out, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -336,8 +337,9 @@ func BenchmarkGNU(b *testing.B) {
 				b.Fatal(err)
 			}
 		}))
+		_ = os.Remove(out)
 		theirs.Add(fstest.Measure(b, func() {
-			args := []string{"--sort=name", "--format=pax", "--pax-option=delete=atime,delete=ctime", "--mtime=@1000000000", "--xattrs", "--numeric-owner", "-cf", filepath.Join(scratch, "theirs"), "-C", src, "."}
+			args := []string{"--sort=name", "--format=pax", "--pax-option=delete=atime,delete=ctime", "--mtime=@1000000000", "--xattrs", "--numeric-owner", "-cf", out, "-C", src, "."}
 			if msg, err := exec.Command(tool, args...).CombinedOutput(); err != nil {
 				b.Fatalf("tar: %v\n%s", err, msg)
 			}

@@ -5,10 +5,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"syscall"
 	"testing"
-	"time"
 
+	"cairn/fsbuild/internal/fstest"
 	"cairn/fsbuild/tree/dir"
 	"cairn/fsbuild/vfat"
 	"cairn/tests/require"
@@ -31,10 +30,10 @@ func BenchmarkMkfs(b *testing.B) {
 				b.Fatal(err)
 			}
 			var size int64
-			var ours, theirs usage
+			var ours, theirs fstest.Usage
 			for b.Loop() {
-				ours.add(measure(b, func() { size = writeDirectory(b, src, out) }))
-				theirs.add(measure(b, func() {
+				ours.Add(fstest.Measure(b, func() { size = writeDirectory(b, src, out) }))
+				theirs.Add(fstest.Measure(b, func() {
 					_ = os.Remove(out)
 					for _, cmd := range []*exec.Cmd{
 						exec.Command(mkfs, "-C", out, fmt.Sprint((size+size/10)>>10)),
@@ -48,37 +47,13 @@ func BenchmarkMkfs(b *testing.B) {
 			}
 			n := float64(b.N)
 			b.ReportMetric(0, "ns/op")
-			b.ReportMetric(ours.wall.Seconds()/n*1000, "wall-ms")
-			b.ReportMetric(theirs.wall.Seconds()/n*1000, "mkfs-wall-ms")
-			b.ReportMetric(ours.wall.Seconds()/theirs.wall.Seconds(), "wall-ratio")
-			b.ReportMetric(ours.cpu.Seconds()/theirs.cpu.Seconds(), "cpu-ratio")
-			b.ReportMetric(float64(size)/1e6/(ours.wall.Seconds()/n), "MB/s")
+			b.ReportMetric(ours.Wall.Seconds()/n*1000, "wall-ms")
+			b.ReportMetric(theirs.Wall.Seconds()/n*1000, "mkfs-wall-ms")
+			b.ReportMetric(ours.Wall.Seconds()/theirs.Wall.Seconds(), "wall-ratio")
+			b.ReportMetric(ours.CPU.Seconds()/theirs.CPU.Seconds(), "cpu-ratio")
+			b.ReportMetric(float64(size)/1e6/(ours.Wall.Seconds()/n), "MB/s")
 		})
 	}
-}
-
-type usage struct{ wall, cpu time.Duration }
-
-func (u *usage) add(v usage) { u.wall += v.wall; u.cpu += v.cpu }
-
-// measure runs f and returns what it took, child processes included.
-func measure(b *testing.B, f func()) usage {
-	b.Helper()
-	c0, w0 := cpuTime(b), time.Now()
-	f()
-	return usage{time.Since(w0), cpuTime(b) - c0}
-}
-
-func cpuTime(b *testing.B) (sum time.Duration) {
-	b.Helper()
-	for _, who := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
-		var r syscall.Rusage
-		if err := syscall.Getrusage(who, &r); err != nil {
-			b.Fatal(err)
-		}
-		sum += time.Duration(r.Utime.Nano() + r.Stime.Nano())
-	}
-	return sum
 }
 
 func writeDirectory(b *testing.B, src, out string) int64 {

@@ -29,9 +29,9 @@ fsbuild/tree:
 fsbuild/compress:       github.com/klauspost/compress github.com/therootcompany/xz github.com/ulikunitz/xz
 sandbox/idmap:
 reproducibility/store:  golang.org/x/sys
-fsbuild/tree/dir:       fsbuild/tree golang.org/x/sys
-fsbuild/internal/fstest: fsbuild/tree
 fsbuild/internal/contents: fsbuild/tree
+fsbuild/tree/dir:       fsbuild/internal/contents fsbuild/tree golang.org/x/sys
+fsbuild/internal/fstest: fsbuild/tree
 fsbuild/ext4:           fsbuild/tree
 fsbuild/swap:
 fsbuild/vfat:           fsbuild/tree

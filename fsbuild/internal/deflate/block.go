@@ -278,7 +278,7 @@ func (w *bitWriter) tokens(c *codes, tokens []token) {
 		have += uint(d.length)
 		acc |= uint64(t>>14&0x1fff) << (have & 63)
 		have += uint(t >> 27 & 15)
-		binary.LittleEndian.PutUint64(b[at:], acc)
+		binary.LittleEndian.PutUint64(b[at:at+8], acc)
 		at += int(have / 8)
 		acc >>= have & 56
 		have &= 7

@@ -7,10 +7,10 @@ import (
 
 // How hard the finder tries. More of it costs time and gains little.
 const (
-	chainLength = 32   // positions that are looked at for a match
+	chainLength = 24   // positions that are looked at for a match
 	niceLength  = 64   // a match of this length ends the search
 	farShort    = 1024 // a match of minMatch bytes is not worth a distance from here on
-	lazyLength  = 16   // nothing better is looked for than a match of this length
+	lazyLength  = 5    // nothing better is looked for than a match of this length
 	maxStep     = 64   // but no fewer than one of so many
 	patience    = 7    // after 1<<patience bytes without a match, every second one is tried, and so on
 )
@@ -24,34 +24,39 @@ const (
 // newest position to older ones, and the newest match of three bytes.
 type finder struct {
 	window int
-	base   int32                 // added to positions in the heads, so that those of earlier blocks are below it
+	mask   int                   // window-1
+	near   int                   // the furthest distance for a match of minMatch bytes
+	base   int32                 // added to positions in the heads, so that those of earlier blocks are out of the window
 	head   [1 << hashBits]int32  // newest position for a hash of four bytes
 	head3  [1 << hash3Bits]int32 // and of three bytes
-	back   [MaxWindow]uint16     // from a position, modulo MaxWindow, how far back the one before is, at most 1<<16-1
+	back   [MaxWindow]uint16     // from a position, modulo window, how far back the one before is, at most 1<<16-1
 }
 
-func (f *finder) init(window int) { f.window, f.base = window, 1 }
+func (f *finder) init(window int) {
+	f.window, f.mask, f.near, f.base = window, window-1, min(window, farShort-1), int32(window+1)
+}
 
 // next makes the finder forget a block of n bytes.
 func (f *finder) next(n int) {
-	f.base += int32(n)
-	if f.base > 1<<30 {
-		f.base = 1
+	base := int(f.base) + n + f.window + 1
+	if base > 1<<30 {
+		base = f.window + 1
 		clear(f.head[:])
 		clear(f.head3[:])
 	}
+	f.base = int32(base)
 }
 
-func load32(b []byte, i int) uint32 { return binary.LittleEndian.Uint32(b[i:]) }
-func load64(b []byte, i int) uint64 { return binary.LittleEndian.Uint64(b[i:]) }
+func load32(b []byte, i int) uint32 { return binary.LittleEndian.Uint32(b[i : i+4]) }
+func load64(b []byte, i int) uint64 { return binary.LittleEndian.Uint64(b[i : i+8]) }
 
 // insert makes position p, where v is, known. It returns the newest position
-// before it with the same hash of four bytes; negative for none.
+// before it with the same hash of four bytes; for none, one out of the window.
 func (f *finder) insert(v uint32, p int) int {
 	h := v * 0x9e3779b1 >> (32 - hashBits)
 	old := int(f.head[h] - f.base)
 	f.head[h] = int32(p) + f.base
-	f.back[p&(MaxWindow-1)] = uint16(min(p-old, 1<<16-1))
+	f.back[p&f.mask&(MaxWindow-1)] = uint16(min(p-old, 1<<16-1))
 	return old
 }
 
@@ -63,47 +68,50 @@ func (f *finder) insert3(v uint32, p int) int {
 	return old
 }
 
-// longest inserts p and finds the longest match there that is longer than
-// beat, looking at no more than depth positions. The length is 0 for none.
-func (f *finder) longest(src []byte, p, beat, depth int) (length, distance int) {
-	first := load32(src, p)
-	cand := f.insert(first, p)
-	three := f.insert3(first, p)
-	limit := max(0, p-f.window)
-	if beat < minMatch && three >= limit && p-three < farShort && (load32(src, three)^first)<<8 == 0 {
-		length, distance = minMatch, p-three
-	}
-	if cand < limit {
-		return length, distance
-	}
-	best, most := max(beat, minMatch), min(maxMatch, len(src)-p)
-	if best >= most {
-		return length, distance
-	}
-	tail := load32(src, p+best-3)
-	for {
-		if load32(src, cand+best-3) == tail && load32(src, cand) == first {
-			if n := matchLength(src, cand, p, most); n > best {
-				best, length, distance = n, n, p-cand
-				if n >= niceLength || n == most {
-					break
-				}
-				tail = load32(src, p+best-3)
-			}
-		}
-		cand -= int(f.back[cand&(MaxWindow-1)])
-		if depth--; depth <= 0 || cand < limit {
+// longest finds the longest match of p that is longer than best bytes, at least
+// minMatch, along the chain from cand, looking at no more than depth positions.
+// The length is 0 for none.
+func (f *finder) longest(src []byte, p, cand, best, depth int) (length, distance int) {
+	most := min(maxMatch, len(src)-p)
+	for best < most {
+		if cand, depth = f.follow(src[best-3:], p, cand, depth); depth == 0 {
 			break
 		}
+		if n := matchLength(src, cand, p, most); n > best {
+			best, length, distance = n, n, p-cand
+			if n >= niceLength {
+				break
+			}
+		}
+		cand, depth = f.before(cand), depth-1
 	}
 	return length, distance
 }
 
-// matchLength is the length of the match of p with a, of which four bytes are
-// known to be equal, up to most.
+// before is the position before p in its chain.
+func (f *finder) before(p int) int { return p - int(f.back[p&f.mask&(MaxWindow-1)]) }
+
+// follow goes along the chain of p from cand to the next position where ends
+// has the same four bytes as at p. It looks at no more than depth positions and
+// returns how many are left with that one; 0 if there is none. It is apart from
+// longest for the sake of its few variables, which stay in registers.
+//
+//go:noinline
+func (f *finder) follow(ends []byte, p, cand, depth int) (at, left int) {
+	end, limit := load32(ends, p), p-f.window
+	for ; depth > 0 && cand >= limit; depth-- {
+		if load32(ends, cand) == end {
+			return cand, depth
+		}
+		cand = f.before(cand)
+	}
+	return cand, 0
+}
+
+// matchLength is the length of the match of p with a, up to most.
 func matchLength(src []byte, a, p, most int) int {
 	x, y := src[a:a+most], src[p:p+most]
-	n := 4
+	n := 0
 	for n+8 <= most {
 		if d := load64(x, n) ^ load64(y, n); d != 0 {
 			return n + bits.TrailingZeros64(d)/8
@@ -123,7 +131,15 @@ func (e *Encoder) parse(src []byte, p int) int {
 	last := len(src) - 4 // last position that has a hash
 	since := p           // where the last match ended
 	for p <= last && n < maxTokens {
-		length, distance := e.find.longest(src, p, 0, chainLength)
+		v := load32(src, p)
+		cand, three := e.find.insert(v, p), e.find.insert3(v, p)
+		length, distance := 0, 0
+		if p-cand <= e.find.window {
+			length, distance = e.find.longest(src, p, cand, minMatch, chainLength)
+		}
+		if length == 0 && p-three <= e.find.near && (load32(src, three)^v)<<8 == 0 {
+			length, distance = minMatch, p-three
+		}
 		if length == 0 {
 			next := min(p+1+min((p-since)>>patience, maxStep), len(src))
 			for ; p < next; p++ {
@@ -174,7 +190,12 @@ func (f *finder) insertAll(src []byte, p, end int) {
 // the match.
 func (e *Encoder) improve(src []byte, p, last, length, distance int) (at, bestLength, bestDistance int) {
 	for length < lazyLength && p < last {
-		n, d := e.find.longest(src, p+1, length-1, chainLength/2)
+		v := load32(src, p+1)
+		cand, n, d := e.find.insert(v, p+1), 0, 0
+		e.find.insert3(v, p+1)
+		if p+1-cand <= e.find.window {
+			n, d = e.find.longest(src, p+1, cand, max(length-1, minMatch), chainLength/2)
+		}
 		if n == 0 || 4*(n-length)+bits.Len(uint(distance))-bits.Len(uint(d)) <= 2 {
 			e.find.insertAll(src, p+2, min(p+length, last+1))
 			return p, length, distance

@@ -5,9 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"testing"
-	"time"
 
 	"cairn/fsbuild/tree"
 )
@@ -58,55 +56,11 @@ func Diff(t testing.TB, want, got *tree.Tree) string {
 	return ""
 }
 
-// Usage is what something took.
-type Usage struct{ Wall, CPU time.Duration }
-
-// Add adds what something else took.
-func (u *Usage) Add(v Usage) { u.Wall += v.Wall; u.CPU += v.CPU }
-
-// Report gives a benchmark the ratios of our use to theirs, who are named.
-func (u *Usage) Report(b *testing.B, theirs Usage, who string) {
-	b.Helper()
-	n := float64(b.N)
-	b.ReportMetric(0, "ns/op")
-	b.ReportMetric(u.Wall.Seconds()/n, "wall-s")
-	b.ReportMetric(theirs.Wall.Seconds()/n, who+"-wall-s")
-	b.ReportMetric(u.Wall.Seconds()/theirs.Wall.Seconds(), "wall-ratio")
-	b.ReportMetric(u.CPU.Seconds()/theirs.CPU.Seconds(), "cpu-ratio")
-}
-
-// Measure runs f and returns what it took, child processes included.
-func Measure(t testing.TB, f func()) Usage {
-	t.Helper()
-	c0, w0 := cpuTime(t), time.Now() //nolint:forbidigo // measures a test
-	f()
-	return Usage{time.Since(w0), cpuTime(t) - c0} //nolint:forbidigo // measures a test
-}
-
-func cpuTime(t testing.TB) (sum time.Duration) {
-	t.Helper()
-	for _, who := range []int{syscall.RUSAGE_SELF, syscall.RUSAGE_CHILDREN} {
-		var r syscall.Rusage
-		if err := syscall.Getrusage(who, &r); err != nil {
-			t.Fatal(err)
-		}
-		sum += time.Duration(r.Utime.Nano() + r.Stime.Nano())
-	}
-	return sum
-}
-
 // WriteFiles makes a directory with n small and a few large files, of words
 // that compress like a program does.
 func WriteFiles(t testing.TB, root string, n int) {
 	t.Helper()
-	data := make([]byte, 4<<20)
-	state := uint32(1)
-	for i := range data {
-		state = state*1664525 + 1013904223
-		if data[i] = byte(state >> 24); i > 64 && state>>8&3 != 0 {
-			data[i] = data[i-1-int(data[i-1]&63)]
-		}
-	}
+	data := words(4 << 20)
 	for i := range n {
 		d := filepath.Join(root, fmt.Sprintf("d%d", i%40), fmt.Sprintf("e%d", i%400))
 		if i < 400 {

@@ -4,23 +4,14 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"runtime"
-	"sync"
 
 	"golang.org/x/sys/unix"
 
+	"cairn/fsbuild/internal/contents"
 	"cairn/fsbuild/tree"
-)
-
-// Files from sparseSize bytes on are searched for holes: units of sparseUnit
-// bytes, the last one of a file shorter, that are all zero. The rule looks at bytes only, so
-// it gives the same answer on every file system; holes that the file system
-// reports merely spare the reading. The sizes keep the search cheap (few
-// files are that large) and extents few.
-const (
-	sparseSize = 1 << 20
-	sparseUnit = 64 << 10
 )
 
 // content is the content of one file.
@@ -118,97 +109,47 @@ func (r *reader) Close() error {
 	return err
 }
 
-// scratch holds buffers of the search for holes.
-var scratch = sync.Pool{New: func() any { return new([4 * sparseUnit]byte) }}
-
-// Data finds the runs that are not holes.
+// Data finds the runs that are not holes, by the rule of package contents.
 func (c *large) Data() ([]tree.Extent, error) {
 	fd, err := c.open()
 	if err != nil {
 		return nil, err
 	}
 	defer closeRead(fd)
-	buf, ok := scratch.Get().(*[4 * sparseUnit]byte)
-	if !ok {
-		buf = new([4 * sparseUnit]byte)
-	}
-	defer scratch.Put(buf)
-	f := holeFinder{fd: fd, size: c.size, buf: buf[:]}
-	for off := int64(0); off < c.size; {
-		if off, err = f.next(off); err != nil {
-			return nil, err
-		}
-	}
-	return f.data, nil
+	return contents.FindData(file(fd), c.size, file(fd).seekData)
 }
 
-// holeFinder collects the units of a file that are not all zero.
-type holeFinder struct {
-	fd   int
-	size int64
-	buf  []byte
-	data []tree.Extent
-}
+// file is an open file.
+type file int
 
-// next examines some units from off, which is aligned, and returns where to go
-// on.
-func (f *holeFinder) next(off int64) (int64, error) {
-	start, err := unix.Seek(f.fd, off, unix.SEEK_DATA)
-	switch {
-	case errors.Is(err, unix.ENXIO): // a hole to the end
-		return f.size, nil
-	case err != nil: // the file system cannot tell
-		start = off
-	}
-	off = max(off, start&^(sparseUnit-1))
-	for filled := 0; filled < len(f.buf) && off+int64(filled) < f.size; {
-		n, err := unix.Pread(f.fd, f.buf[filled:], off+int64(filled))
+// ReadAt fills b. The end of the file is an error.
+func (f file) ReadAt(b []byte, off int64) (n int, err error) {
+	for n < len(b) {
+		k, err := unix.Pread(int(f), b[n:], off+int64(n))
 		switch {
 		case errors.Is(err, unix.EINTR):
 			continue
 		case err != nil:
-			return 0, fmt.Errorf("read: %w", err)
-		case n == 0:
-			return 0, ErrChanged
+			return n, fmt.Errorf("read: %w", err)
+		case k == 0:
+			return n, ErrChanged
 		}
-		filled += n
-		if off+int64(filled) > f.size {
-			return 0, ErrChanged
-		}
-		if filled == len(f.buf) || off+int64(filled) == f.size {
-			f.units(off, f.buf[:filled])
-			return off + int64(filled), nil
-		}
+		n += k
 	}
-	return f.size, nil
+	return n, nil
 }
 
-// units records the units of b, which begins at off, that hold data.
-func (f *holeFinder) units(off int64, b []byte) {
-	for len(b) > 0 {
-		n := min(sparseUnit, len(b))
-		if !allZero(b[:n]) {
-			if k := len(f.data) - 1; k >= 0 && f.data[k].Off+f.data[k].Len == off {
-				f.data[k].Len += int64(n)
-			} else {
-				f.data = append(f.data, tree.Extent{Off: off, Len: int64(n)})
-			}
-		}
-		off += int64(n)
-		b = b[n:]
+// seekData returns where data begins from off on, off itself where the file
+// system cannot tell.
+func (f file) seekData(off int64) int64 {
+	start, err := unix.Seek(int(f), off, unix.SEEK_DATA)
+	switch {
+	case errors.Is(err, unix.ENXIO): // a hole to the end
+		return math.MaxInt64
+	case err != nil:
+		return off
 	}
-}
-
-var zeros [512]byte
-
-func allZero(b []byte) bool {
-	for len(b) > len(zeros) {
-		if [512]byte(b) != zeros {
-			return false
-		}
-		b = b[len(zeros):]
-	}
-	return string(b) == string(zeros[:len(b)])
+	return start
 }
 
 // openBeneath opens a path below the root without following any symbolic

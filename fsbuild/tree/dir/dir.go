@@ -29,6 +29,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cairn/fsbuild/internal/contents"
 	"cairn/fsbuild/tree"
 )
 
@@ -309,7 +310,7 @@ func (s *scanner) stat(fd int, name, path string, k *item) error {
 	case tree.Regular:
 		n.Size = int64(st.Size)
 		c := content{root: s.root, path: path, size: n.Size, mtime: n.MTime, id: k.id}
-		if n.Content = &c; n.Size >= sparseSize {
+		if n.Content = &c; n.Size >= contents.HolesFrom {
 			n.Content = &large{c}
 		}
 	case tree.CharDevice, tree.BlockDevice:

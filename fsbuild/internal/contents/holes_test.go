@@ -1,0 +1,92 @@
+package contents_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"math/rand/v2"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"cairn/fsbuild/internal/contents"
+	"cairn/fsbuild/tree"
+)
+
+// counter counts the bytes that are read, in ascending ranges.
+type counter struct {
+	t         *testing.T
+	r         io.ReaderAt
+	at, bytes int64
+}
+
+func (c *counter) ReadAt(b []byte, off int64) (int, error) {
+	if off < c.at {
+		c.t.Errorf("read at %d behind %d", off, c.at)
+	}
+	c.at = off + int64(len(b))
+	c.bytes += int64(len(b))
+	return c.r.ReadAt(b, off)
+}
+
+// TestFindData: a unit of 64 KiB is data when any of its bytes is not zero.
+func TestFindData(t *testing.T) {
+	const unit = 64 << 10
+	rng := rand.New(rand.NewPCG(3, 3))
+	for range 200 {
+		b := make([]byte, rng.IntN(9*unit))
+		for range rng.IntN(5) {
+			if len(b) > 0 {
+				b[rng.IntN(len(b))] = 1
+			}
+		}
+		var want []tree.Extent
+		for off := 0; off < len(b); off += unit {
+			u := b[off:min(off+unit, len(b))]
+			switch last := len(want) - 1; {
+			case bytes.IndexByte(u, 1) < 0:
+			case last >= 0 && want[last].Off+want[last].Len == int64(off):
+				want[last].Len += int64(len(u))
+			default:
+				want = append(want, tree.Extent{Off: int64(off), Len: int64(len(u))})
+			}
+		}
+		next := func(off int64) int64 { // as lseek(2) does, in pages
+			if i := bytes.IndexByte(b[off:], 1); i >= 0 {
+				return max(off, (off+int64(i))&^4095)
+			}
+			return 1 << 62
+		}
+		for _, next := range []func(int64) int64{nil, func(off int64) int64 { return off }, next} {
+			got, err := contents.FindData(&counter{t: t, r: bytes.NewReader(b)}, int64(len(b)), next)
+			if diff := cmp.Diff(want, got); diff != "" || err != nil {
+				t.Fatalf("data of %d bytes, %v (-want +got):\n%s", len(b), err, diff)
+			}
+		}
+	}
+}
+
+// TestFindDataReads: neither data nor holes are read as a whole.
+func TestFindDataReads(t *testing.T) {
+	const size = 8 << 20
+	for name, c := range map[string]struct {
+		b    byte
+		next func(int64) int64
+	}{
+		"data": {1, nil},
+		"hole": {0, func(int64) int64 { return size }},
+	} {
+		r := &counter{t: t, r: bytes.NewReader(bytes.Repeat([]byte{c.b}, size))}
+		if _, err := contents.FindData(r, size, c.next); err != nil || r.bytes > size/10 {
+			t.Errorf("%s: %d of %d bytes are read, %v", name, r.bytes, size, err)
+		}
+	}
+	fault := errors.New("fault")
+	if _, err := contents.FindData(broken{fault}, size, nil); !errors.Is(err, fault) {
+		t.Errorf("error is %v", err)
+	}
+}
+
+type broken struct{ err error }
+
+func (b broken) ReadAt([]byte, int64) (int, error) { return 0, b.err }
