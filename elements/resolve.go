@@ -1,6 +1,9 @@
 package elements
 
 import (
+	"errors"
+	"io/fs"
+	"path/filepath"
 	"slices"
 	"strings"
 )
@@ -27,6 +30,25 @@ func (s *Selection) Names() []string {
 
 // Has tells whether the selection holds an element of that name.
 func (s *Selection) Has(name string) bool { return slices.Contains(s.Names(), name) }
+
+// BlockDevice returns the block-device configuration of the selected elements and its path as hooks see it, or no text
+// when they have none: the file for the architecture of the first element that has one, or its default.
+//
+// diskimage_builder/lib/common-functions, 469 to 551.
+func (s *Selection) BlockDevice(arch string) (path string, text []byte, err error) {
+	if arch == "ppc64le" {
+		arch = "ppc64el"
+	}
+	for _, e := range s.Elements {
+		for _, name := range []string{"block-device-" + arch + ".yaml", "block-device-default.yaml"} {
+			text, err := e.ReadFile(name)
+			if err == nil || !errors.Is(err, fs.ErrNotExist) {
+				return filepath.Join(e.Dir, name), text, err
+			}
+		}
+	}
+	return "", nil, nil
+}
 
 // Request adds to the named elements what diskimage-builder adds before it looks for dependencies: a block device
 // for "vm" when the request names none.

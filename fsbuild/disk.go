@@ -1,10 +1,13 @@
 package fsbuild
 
 import (
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"slices"
+	"sort"
 
 	"cairn/fsbuild/ext4"
 	"cairn/fsbuild/grub"
@@ -13,7 +16,8 @@ import (
 
 const (
 	mib     = 1 << 20
-	fsBlock = 4096 // sizes that we choose for a file system are multiples of it
+	fsBlock = 4096    // sizes that we choose for a file system are multiples of it
+	largest = 1 << 60 // disk that is tried
 )
 
 // disk is the plan of one disk: byte ranges of the table and the boot loader,
@@ -45,12 +49,19 @@ func planDisk(img Image) (disk, *ext4.Layout, error) {
 	if err != nil {
 		return disk{}, nil, err
 	}
-	layout, err := ext4.Plan(img.Tree, img.fsParams())
+	if img.Table == NoTable {
+		return img.bare()
+	}
+	a := &arrangement{Image: img, least: make([]Content, len(img.Partitions))}
+	t, err := a.table()
 	if err != nil {
 		return disk{}, nil, err
 	}
-	d, err := img.arrange(layout.Size())
-	return d, layout, err
+	d := disk{size: int64(t.Sectors) * int64(t.SectorSize)}
+	if err := a.fill(t, &d); err != nil {
+		return disk{}, nil, err
+	}
+	return d, a.root, a.addRegions(&t, &d)
 }
 
 // complete fills in defaults and checks what the packages below do not.
@@ -97,140 +108,287 @@ func (img Image) completePartitions() (Image, error) {
 			roots++
 		}
 	}
-	switch {
-	case img.Table != NoTable && roots != 1:
+	if img.Table != NoTable && roots != 1 {
 		return img, fmt.Errorf("%d root partitions, not one: %w", roots, ErrImage)
-	case img.DiskSize > 0 && img.room() <= 0:
-		return img, fmt.Errorf("disk size %d leaves no room for a file system: %w", img.DiskSize, ErrImage)
 	}
 	return img, nil
 }
 
-// complete checks p and fills in its size, but for a root that takes what is
-// left.
+// complete checks p and fills in the size of a content that has one.
 func (p *Partition) complete(sector int64) error {
+	size := p.Size.Bytes
 	switch {
 	case p.Entry.Start != 0 || p.Entry.Sectors != 0 || p.Entry.EBR != 0:
 		return fmt.Errorf("its place is not for the caller to choose: %w", ErrImage)
-	case p.Size < 0 || p.Size%sector != 0:
-		return fmt.Errorf("size %d is not a multiple of %d: %w", p.Size, sector, ErrImage)
-	case p.Root && p.Content != nil:
+	case size < 0 || size%sector != 0:
+		return fmt.Errorf("size %d is not a multiple of %d: %w", size, sector, ErrImage)
+	case p.Root && (p.Content != nil || p.Fit != nil):
 		return fmt.Errorf("the root partition holds the tree and no other content: %w", ErrImage)
-	case p.Root:
-		return nil
+	case p.Content != nil && p.Fit != nil:
+		return fmt.Errorf("it has two contents: %w", ErrImage)
 	case p.Content != nil && p.Content.Size() < 0:
 		return fmt.Errorf("content of %d bytes: %w", p.Content.Size(), ErrImage)
-	case p.Content != nil && p.Size == 0:
-		p.Size = upMiB(p.Content.Size())
-	}
-	switch {
-	case p.Size == 0:
+	case p.Size != partition.Size{} || p.Root || p.Fit != nil:
+		return nil
+	case p.Content == nil || p.Content.Size() == 0:
 		return fmt.Errorf("has neither a size nor a content: %w", ErrImage)
-	case p.Content != nil && p.Content.Size() > p.Size:
-		return fmt.Errorf("content of %d bytes does not fit into %d: %w", p.Content.Size(), p.Size, ErrImage)
 	}
+	p.Size.Bytes = upMiB(p.Content.Size())
 	return nil
 }
 
-func upMiB(n int64) int64 { return (n + mib - 1) / mib * mib }
+func upMiB(n int64) int64 { return roundUp(n, mib) }
 
-// room is what a disk of a given size has for the file system.
-func (img Image) room() int64 {
-	if img.Table == NoTable {
-		return img.DiskSize / fsBlock * fsBlock
+func roundUp(n, unit int64) int64 { return (n + unit - 1) / unit * unit }
+
+// bare is a disk without a partition table.
+func (img Image) bare() (disk, *ext4.Layout, error) {
+	if img.DiskSize > 0 && img.DiskSize < fsBlock {
+		return disk{}, nil, fmt.Errorf("disk size %d leaves no room for a file system: %w", img.DiskSize, ErrImage)
 	}
-	room := img.DiskSize - 2*mib
-	for _, p := range img.Partitions {
-		if p.Root && p.Size > 0 {
-			return p.Size
-		}
-		room -= upMiB(p.Size)
+	layout, err := ext4.Plan(img.Tree, img.fsParams(img.DiskSize))
+	if err != nil {
+		return disk{}, nil, err
 	}
-	if img.Table == GPT {
-		return room / mib * mib
+	d := disk{size: img.DiskSize}
+	if d.size == 0 {
+		d.size = upMiB(layout.Size())
 	}
-	return room / fsBlock * fsBlock
+	if layout.Size() > d.size {
+		return disk{}, nil, tooLarge(layout.Size(), d.size)
+	}
+	return d, layout, nil
 }
 
-// rootSize is the size that the caller gives to the root partition, or 0.
-func (img Image) rootSize() int64 {
-	for _, p := range img.Partitions {
-		if p.Root {
-			return p.Size
-		}
-	}
-	return 0
+func tooLarge(size, room int64) error {
+	return fmt.Errorf("content of %d bytes does not fit into %d: %w", size, room, ErrImage)
 }
 
-// fsParams fills in the size of the file system in a place of a given size,
-// where slack has no meaning.
-func (img Image) fsParams() ext4.Params {
+// fsParams fills in the size of the file system in a place of so many bytes,
+// where slack has no meaning; 0 is any place.
+func (img Image) fsParams(room int64) ext4.Params {
 	p := img.FS
-	if p.Size != 0 {
-		return p
-	}
-	switch size := img.rootSize(); {
-	case size > 0:
-		p.Size, p.Slack, p.KernelReserve = size/fsBlock*fsBlock, 0, false
-	case img.DiskSize > 0:
-		p.Size, p.Slack, p.KernelReserve = img.room(), 0, false
+	if p.Size == 0 && room > 0 {
+		p.Size, p.Slack, p.KernelReserve, p.Factor = room/fsBlock*fsBlock, 0, false, 0
 	}
 	return p
 }
 
-// arrange lays out the disk around a file system of fsSize bytes.
-func (img Image) arrange(fsSize int64) (disk, error) {
-	length := img.rootSize()
-	switch {
-	case length > 0:
-	case img.DiskSize > 0:
-		length = img.room()
-	default:
-		length = upMiB(fsSize)
-	}
-	if fsSize > length {
-		return disk{}, fmt.Errorf("file system of %d bytes does not fit into %d: %w", fsSize, length, ErrImage)
-	}
-	d := disk{size: img.DiskSize}
-	if img.Table == NoTable {
-		d.size = max(d.size, length)
-		return d, nil
-	}
-	t := partition.Table{Label: partition.MBR, SectorSize: img.SectorSize, Signature: img.DiskSignature}
-	if img.Table == GPT {
-		t.Label, t.DiskGUID = partition.GPT, img.DiskGUID
-	}
-	end := img.place(&t, &d, length)
-	if img.Table == GPT {
-		end += mib // for the backup
-	}
-	if d.size == 0 {
-		d.size = end
-	}
-	t.Sectors = partition.LBA(d.size / int64(img.SectorSize))
-	return d, img.addRegions(&t, &d)
+// arrangement is a disk with a partition table on the way.
+type arrangement struct {
+	Image
+	least []Content    // what the partitions of a minimal disk hold at the least, by index; nil: not asked for
+	root  *ext4.Layout // once it is planned
 }
 
-// place gives each partition its sectors, and what it holds its place on the
-// disk; that of the root is so many bytes long. It returns where the last one
-// ends, in whole MiB.
-func (img Image) place(t *partition.Table, d *disk, rootLength int64) (end int64) {
-	end = mib
-	for i, p := range img.Partitions {
-		length := p.Size
-		switch {
-		case p.Root:
-			length, d.fsOffset = rootLength, end
-		case p.Content != nil:
-			d.contents = append(d.contents, placed{i + 1, end, p.Content})
-		}
-		entry := p.Entry
-		entry.Start = partition.LBA(end / int64(img.SectorSize))
-		entry.Sectors = partition.LBA(length / int64(img.SectorSize))
-		t.Partitions = append(t.Partitions, entry)
-		end += upMiB(length)
+// table places the partitions.
+func (a *arrangement) table() (partition.Table, error) {
+	needs, err := a.needs()
+	if err != nil {
+		return partition.Table{}, err
 	}
-	return end
+	wishes := a.wishes(needs)
+	if a.DiskSize > 0 {
+		return a.layout(a.DiskSize, wishes)
+	}
+	t, err := a.smallest(wishes, needs)
+	if err != nil {
+		return t, err
+	}
+	// Shares of a disk leave a MiB free that a minimal one does not need.
+	for i := range wishes {
+		wishes[i].Size = partition.Size{Bytes: a.length(t, i)}
+	}
+	return a.smallest(wishes, needs)
+}
+
+// needs are the least sizes of the partitions. On a disk of a given size, the
+// root's is all that the others leave, and one that is a share is not asked.
+func (a *arrangement) needs() ([]int64, error) {
+	sizes := make([]int64, len(a.Partitions))
+	room := a.DiskSize - a.align() - mib
+	for i, p := range a.Partitions {
+		switch {
+		case p.Size.Bytes > 0:
+			sizes[i] = p.Size.Bytes
+		case a.DiskSize > 0 && (p.Root || p.Size.Percent > 0):
+			continue
+		default:
+			var err error
+			if sizes[i], err = a.need(i); err != nil {
+				return nil, err
+			}
+		}
+		room -= roundUp(sizes[i], a.align())
+	}
+	if root := a.rootIndex(); a.DiskSize > 0 && a.Partitions[root].Size == (partition.Size{}) {
+		unit := int64(fsBlock)
+		if a.Table == GPT {
+			unit = mib
+		}
+		if sizes[root] = room / unit * unit; room < unit {
+			return nil, fmt.Errorf("disk size %d leaves no room for a file system: %w", a.DiskSize, ErrImage)
+		}
+	}
+	return sizes, nil
+}
+
+// need is the least size for what a partition holds.
+func (a *arrangement) need(i int) (int64, error) {
+	p := a.Partitions[i]
+	var err error
+	switch {
+	case p.Root:
+		if a.root, err = ext4.Plan(a.Tree, a.FS); err != nil {
+			return 0, err
+		}
+		return upMiB(a.root.Size()), nil
+	case p.Fit != nil:
+		if a.least[i], err = p.Fit(0); err != nil {
+			return 0, fmt.Errorf("partition %d: %w", i+1, err)
+		}
+		return upMiB(a.least[i].Size()), nil
+	case p.Content != nil:
+		return upMiB(p.Content.Size()), nil
+	}
+	return mib, nil
+}
+
+func (a *arrangement) rootIndex() int {
+	return slices.IndexFunc(a.Partitions, func(p Partition) bool { return p.Root })
+}
+
+func (a *arrangement) align() int64 { return cmp.Or(a.Align, partition.DefaultAlign) }
+
+// wishes are the partitions for [partition.Table.Layout]. Those without a size
+// have that of the list.
+func (a *arrangement) wishes(sizes []int64) []partition.Wish {
+	var wishes []partition.Wish
+	for i, p := range a.Partitions {
+		w := partition.Wish{Partition: p.Entry, Size: p.Size, Logical: p.Logical}
+		if w.Size == (partition.Size{}) {
+			w.Size.Bytes = sizes[i]
+		}
+		wishes = append(wishes, w)
+	}
+	return wishes
+}
+
+// layout places partitions on a disk of so many bytes.
+func (a *arrangement) layout(size int64, wishes []partition.Wish) (partition.Table, error) {
+	t := partition.Table{
+		Label: partition.MBR, SectorSize: a.SectorSize, Signature: a.DiskSignature, Sectors: partition.LBA(size / int64(a.SectorSize)),
+	}
+	if a.Table == GPT {
+		t.Label, t.Signature, t.DiskGUID = partition.GPT, 0, a.DiskGUID
+	}
+	return t.Layout(a.Align, wishes)
+}
+
+// smallest places partitions on the smallest disk on which none is below its
+// need.
+func (a *arrangement) smallest(wishes []partition.Wish, needs []int64) (partition.Table, error) {
+	fits := func(size int64) (partition.Table, error) {
+		t, err := a.layout(size, wishes)
+		for i := range wishes {
+			if err == nil && a.length(t, i) < needs[i] {
+				err = &partition.SpaceError{Number: a.number(i), Need: needs[i], Free: a.length(t, i)}
+			}
+		}
+		return t, err
+	}
+	high := 2 * a.align()
+	for _, n := range needs {
+		high += roundUp(n, a.align()) + a.align()
+	}
+	for {
+		t, err := fits(high)
+		var space *partition.SpaceError
+		switch {
+		case err == nil:
+			steps := sort.Search(int(high/mib), func(n int) bool {
+				_, err := fits(int64(n) * mib)
+				return err == nil
+			})
+			return fits(int64(steps) * mib)
+		case !errors.As(err, &space) || high > largest:
+			return t, err
+		}
+		high *= 2
+	}
+}
+
+// number is that of a partition in the table, by its index in the description.
+func (a *arrangement) number(i int) int {
+	if !a.Partitions[i].Logical {
+		return i + 1
+	}
+	primary := slices.IndexFunc(a.Partitions, func(p Partition) bool { return p.Logical })
+	return firstLogical + i - primary
+}
+
+// firstLogical is the number of the first logical partition, whatever there is
+// before it.
+const firstLogical = 5
+
+// length is the size of a partition in bytes.
+func (a *arrangement) length(t partition.Table, i int) int64 {
+	return int64(t.Partitions[a.number(i)-1].Sectors) * int64(t.SectorSize)
+}
+
+// fill gives what the partitions hold its place and size.
+func (a *arrangement) fill(t partition.Table, d *disk) error {
+	for i, p := range a.Partitions {
+		length, offset := a.length(t, i), int64(t.Partitions[a.number(i)-1].Start)*int64(t.SectorSize)
+		if p.Root {
+			d.fsOffset = offset
+			if err := a.fillRoot(length); err != nil {
+				return err
+			}
+			continue
+		}
+		c, err := a.content(i, length)
+		if err != nil {
+			return fmt.Errorf("partition %d: %w", a.number(i), err)
+		}
+		if c != nil {
+			d.contents = append(d.contents, placed{a.number(i), offset, c})
+		}
+	}
+	return nil
+}
+
+// nearly tells that nothing is to be gained by another size than the least.
+func nearly(size, room int64) bool { return size <= room && room-size < mib }
+
+func (a *arrangement) fillRoot(length int64) (err error) {
+	if a.root == nil || !nearly(a.root.Size(), length) {
+		if a.root, err = ext4.Plan(a.Tree, a.fsParams(length)); err != nil {
+			return err
+		}
+	}
+	if a.root.Size() > length {
+		return tooLarge(a.root.Size(), length)
+	}
+	return nil
+}
+
+// content is what a partition of so many bytes holds, nil for zeros.
+func (a *arrangement) content(i int, length int64) (c Content, err error) {
+	switch p := a.Partitions[i]; {
+	case p.Fit == nil:
+		c = p.Content
+	case a.least[i] != nil && nearly(a.least[i].Size(), length):
+		c = a.least[i]
+	default:
+		if c, err = p.Fit(length / fsBlock * fsBlock); err != nil {
+			return nil, err
+		}
+	}
+	if c != nil && c.Size() > length {
+		return nil, tooLarge(c.Size(), length)
+	}
+	return c, nil
 }
 
 // addRegions adds the partition table and the boot loader.

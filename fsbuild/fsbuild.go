@@ -11,17 +11,18 @@
 //
 // # Layout of the disk
 //
-// Without a table the file system starts at offset 0. With one, each partition
-// starts at the next whole MiB, the first one at 1 MiB. Of an MBR without a
-// description of partitions, the file system is the one partition, active, of
-// type 0x83. GRUB's core.img lies from sector 1 on, or in a GPT's BIOS boot
-// partition.
+// Without a table the file system starts at offset 0. With one,
+// [partition.Table.Layout] places the partitions, the first one at 1 MiB. Of an
+// MBR without a description of partitions, the file system is the one
+// partition, active, of type 0x83. GRUB's core.img lies from sector 1 on, or in
+// a GPT's BIOS boot partition.
 //
-// A minimal disk (DiskSize 0) is what the partitions need, rounded up to whole
-// MiB, and with a GPT 1 MiB more for its backup. The root partition should be
-// the last one: the guest moves its end at the first boot. A disk of a given
-// size follows diskimage-builder: there is 1 MiB free before and after the
-// partitions, and the file system fills what the others leave.
+// A minimal disk (DiskSize 0) is the smallest in whole MiB on which each
+// partition has its size, and one whose size is a share or not given has room
+// for what it holds; with a GPT there is 1 MiB more for its backup. The root
+// partition should be the last one: the guest moves its end at the first boot.
+// A disk of a given size follows diskimage-builder: there is 1 MiB free before
+// and after the partitions, and the file system fills what the others leave.
 package fsbuild
 
 import (
@@ -59,6 +60,7 @@ type Image struct {
 	DiskGUID      partition.GUID // of the GPT; likewise
 	Partitions    []Partition    // numbered from 1, in the order of the disk; needed for a GPT
 	SectorSize    int            // 512 or 4096; 0 means 512, which a BIOS and GRUB for it need
+	Align         int64          // partitions start at multiples of it, in bytes; 0 means partition.DefaultAlign
 	Boot, Core    []byte         // GRUB's boot.img and core.img for BIOS; nil for none; only with a table
 	DiskSize      int64          // in bytes, a multiple of the sector size; 0 means minimal
 }
@@ -66,9 +68,13 @@ type Image struct {
 // Partition is one of the partitions of an Image. Exactly one is the root.
 type Partition struct {
 	Root    bool                // holds the Tree in an ext4
-	Entry   partition.Partition // what the table says of it; Build fills in Start and Sectors
-	Size    int64               // in bytes; 0: what the content needs in whole MiB, and for the root what the disk leaves
-	Content Content             // what it holds unless it is the root; nil: zeros
+	Entry   partition.Partition // what the table says of it; Build fills in Start, Sectors and EBR
+	Logical bool                // of an MBR: in the extended partition, behind all that are not
+	Size    partition.Size      // zero: what it holds needs, in whole MiB, and for the root what the disk leaves
+	Content Content             // what it holds, unless it is the root; nil: what Fit makes, or zeros
+	// Fit, if not nil, makes a content of at most so many bytes, a multiple of
+	// 4096, or of as few as it needs when size is 0.
+	Fit func(size int64) (Content, error)
 }
 
 // Content is a file system or anything else that fills the start of a

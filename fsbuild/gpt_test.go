@@ -52,7 +52,7 @@ func gptImage(t testing.TB) fsbuild.Image {
 	return fsbuild.Image{
 		Tree: sample(t), FS: params(), Table: fsbuild.GPT, DiskGUID: partition.GUID{0: 0xca, 15: 0xff}, Boot: boot, Core: core,
 		Partitions: []fsbuild.Partition{
-			{Entry: entry(t, "bios-boot", "BSP", 1), Size: 1 << 20},
+			{Entry: entry(t, "bios-boot", "BSP", 1), Size: partition.Size{Bytes: 1 << 20}},
 			{Entry: entry(t, "esp", "ESP", 2), Content: fsbuild.Reader(bytes.NewReader(esp), int64(len(esp)))},
 			{Entry: entry(t, "root-x86-64", "root", 3), Root: true},
 		},
@@ -82,9 +82,9 @@ func TestBuildGPT(t *testing.T) {
 		}, 0, 1, 5, 1},
 		"given size": {func(img *fsbuild.Image) { img.DiskSize = 128<<20 + 512 }, 1, 2, 6, 1},
 		"ESP of a given size, last": {func(img *fsbuild.Image) {
-			img.Partitions = []fsbuild.Partition{img.Partitions[0], img.Partitions[2], {Entry: img.Partitions[1].Entry, Content: content, Size: 33 << 20}}
+			img.Partitions = []fsbuild.Partition{img.Partitions[0], img.Partitions[2], {Entry: img.Partitions[1].Entry, Content: content, Size: partition.Size{Bytes: 33 << 20}}}
 		}, 1, -1, 2, 34},
-		"root of a given size": {func(img *fsbuild.Image) { img.Partitions[2].Size, img.DiskSize = 64<<20, 100<<20 }, 1, 2, 6, 30},
+		"root of a given size": {func(img *fsbuild.Image) { img.Partitions[2].Size.Bytes, img.DiskSize = 64<<20, 100<<20 }, 1, 2, 6, 30},
 	} {
 		t.Run(name, func(t *testing.T) {
 			img := copyOf(whole)
@@ -153,9 +153,9 @@ func TestMBRWithMorePartitions(t *testing.T) {
 	paths, results := build(t, fsbuild.Image{
 		Tree: sample(t), FS: params(), Table: fsbuild.MBR, DiskSignature: 0xdecafbad, DiskSize: 200 << 20,
 		Partitions: []fsbuild.Partition{
-			{Entry: partition.Partition{Type: 0x41, Active: true}, Size: 8 << 20},
+			{Entry: partition.Partition{Type: 0x41, Active: true}, Size: partition.Size{Bytes: 8 << 20}},
 			{Entry: partition.Partition{Type: 0x83}, Root: true},
-			{Entry: partition.Partition{Type: 0x82}, Size: 16 << 20},
+			{Entry: partition.Partition{Type: 0x82}, Size: partition.Size{Bytes: 16 << 20}},
 		},
 	})
 	out := strings.Join(strings.Fields(run(t, "fdisk", "sfdisk", "-d", paths[0])), " ")
@@ -283,18 +283,18 @@ func TestGPTRefuses(t *testing.T) {
 		"two roots":          {func(img *fsbuild.Image) { img.Partitions[0].Root = true }, "2 root partitions", fsbuild.ErrImage},
 		"partitions, bare":   {func(img *fsbuild.Image) { img.Table, img.Boot, img.Core = fsbuild.NoTable, nil, nil }, "need a partition table", fsbuild.ErrImage},
 		"placed":             {func(img *fsbuild.Image) { img.Partitions[0].Entry.Start = 9 }, "partition 1: its place", fsbuild.ErrImage},
-		"odd size":           {func(img *fsbuild.Image) { img.Partitions[0].Size = 1000 }, "partition 1: size 1000", fsbuild.ErrImage},
-		"negative size":      {func(img *fsbuild.Image) { img.Partitions[2].Size = -4096 }, "partition 3: size -4096", fsbuild.ErrImage},
-		"no size":            {func(img *fsbuild.Image) { img.Partitions[0].Size = 0 }, "partition 1: has neither", fsbuild.ErrImage},
-		"content too large":  {func(img *fsbuild.Image) { img.Partitions[1].Size = 1 << 20 }, "partition 2: content of 4194304 bytes does not fit", fsbuild.ErrImage},
+		"odd size":           {func(img *fsbuild.Image) { img.Partitions[0].Size.Bytes = 1000 }, "partition 1: size 1000", fsbuild.ErrImage},
+		"negative size":      {func(img *fsbuild.Image) { img.Partitions[2].Size.Bytes = -4096 }, "partition 3: size -4096", fsbuild.ErrImage},
+		"no size":            {func(img *fsbuild.Image) { img.Partitions[0].Size.Bytes = 0 }, "partition 1: has neither", fsbuild.ErrImage},
+		"content too large":  {func(img *fsbuild.Image) { img.Partitions[1].Size.Bytes = 1 << 20 }, "partition 2: content of 4194304 bytes does not fit", fsbuild.ErrImage},
 		"content of root":    {func(img *fsbuild.Image) { img.Partitions[2].Content = img.Partitions[1].Content }, "partition 3: the root partition holds", fsbuild.ErrImage},
 		"negative content":   {func(img *fsbuild.Image) { img.Partitions[1].Content = misbehaved{-1, nil, nil} }, "partition 2: content of -1", fsbuild.ErrImage},
 		"no disk GUID":       {func(img *fsbuild.Image) { img.DiskGUID = partition.GUID{} }, "the disk has no GUID", nil},
 		"no BIOS boot":       {func(img *fsbuild.Image) { img.Partitions = img.Partitions[1:] }, "needs a partition of type bios-boot", fsbuild.ErrImage},
 		"BIOS boot is full":  {func(img *fsbuild.Image) { img.Partitions[0].Content = misbehaved{1, nil, nil} }, "partition 1: a BIOS boot partition holds", fsbuild.ErrImage},
-		"BIOS boot is small": {func(img *fsbuild.Image) { img.Partitions[0].Size = 65536 }, "core.img needs", nil},
+		"BIOS boot is small": {func(img *fsbuild.Image) { img.Partitions[0].Size.Bytes = 65536 }, "partition 1 needs 1048576 bytes", nil},
 		"small disk":         {func(img *fsbuild.Image) { img.DiskSize = 7 << 20 }, "no room", fsbuild.ErrImage},
-		"root beyond disk":   {func(img *fsbuild.Image) { img.DiskSize, img.Partitions[2].Size = 64<<20, 64<<20 }, "leave the disk", nil},
+		"root beyond disk":   {func(img *fsbuild.Image) { img.DiskSize, img.Partitions[2].Size.Bytes = 64<<20, 64<<20 }, "partition 3 needs 67108864 bytes", nil},
 		"MBR with names":     {func(img *fsbuild.Image) { img.Table, img.Partitions[0].Entry.Type = fsbuild.MBR, 0x83 }, "need a GPT", partition.ErrUnsupported},
 		"large sectors":      {func(img *fsbuild.Image) { img.SectorSize = 4096 }, "needs sectors of 512 bytes", fsbuild.ErrImage},
 		"odd sectors":        {func(img *fsbuild.Image) { img.SectorSize = 1024 }, "sectors of 1024 bytes", fsbuild.ErrImage},
@@ -346,7 +346,7 @@ func ExampleImage() {
 		Table:    fsbuild.GPT,
 		DiskGUID: partition.GUID{1},
 		Partitions: []fsbuild.Partition{
-			{Entry: partition.Partition{TypeGUID: bios, GUID: partition.GUID{2}, Name: "bios"}, Size: 1 << 20},
+			{Entry: partition.Partition{TypeGUID: bios, GUID: partition.GUID{2}, Name: "bios"}, Size: partition.Size{Bytes: 1 << 20}},
 			{Entry: partition.Partition{TypeGUID: root, GUID: partition.GUID{3}, Name: "root"}, Root: true},
 		},
 	}

@@ -384,10 +384,8 @@ func TestArrange(t *testing.T) {
 		"MBR, 2 TiB - 512B": {Image{Table: MBR, DiskSize: 2<<40 - 512}, mib, 2<<40 - 512, mib, 2<<40 - 2*mib - 4096},
 	} {
 		t.Run(name, func(t *testing.T) {
-			tc.img.Tree = tree.New()
-			img, err := tc.img.complete()
-			must(t, err)
-			d, err := img.arrange(tc.fsSize)
+			tc.img.Tree, tc.img.FS = tree.New(), ext4.Params{UUID: [16]byte{1}, Size: tc.fsSize, JournalSize: -1}
+			d, _, err := planDisk(tc.img)
 			must(t, err)
 			if d.size != tc.size || d.fsOffset != tc.offset {
 				t.Errorf("size %d, offset %d; want %d, %d", d.size, d.fsOffset, tc.size, tc.offset)
@@ -408,10 +406,8 @@ func TestArrange(t *testing.T) {
 		"beyond 2 TiB":  {Table: MBR, DiskSize: 3 << 40},
 		"not boot code": {Table: MBR, Boot: []byte("boot"), Core: []byte("core")},
 	} {
-		img.Tree = tree.New()
-		img, err := img.complete()
-		must(t, err)
-		if _, err := img.arrange(5 * mib); err == nil {
+		img.Tree, img.FS = tree.New(), ext4.Params{UUID: [16]byte{1}, Size: 5 * mib, JournalSize: -1}
+		if _, _, err := planDisk(img); err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}

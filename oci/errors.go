@@ -79,12 +79,12 @@ func kind(k error, format string, args ...any) error {
 // explain finds the kind of an error. Those of the context and the store stay.
 func explain(ctx context.Context, ref Reference, err error) error {
 	if ctx.Err() != nil {
-		return fmt.Errorf("pull %s: %w", ref, context.Cause(ctx))
+		return fmt.Errorf("image %s: %w", ref, context.Cause(ctx))
 	}
 	if k := kindOf(err); k != nil {
 		return &Error{Reference: ref.String(), Kind: k, Err: err}
 	}
-	return fmt.Errorf("pull %s: %w", ref, err)
+	return fmt.Errorf("image %s: %w", ref, err)
 }
 
 func kindOf(err error) error {

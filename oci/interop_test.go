@@ -32,6 +32,11 @@ func text(t testing.TB, root string, devices layer.Ledger) string {
 	t.Helper()
 	tr, err := dir.Read(t.Context(), root, dir.Options{Devices: devices})
 	must(t, err)
+	return textOf(t, tr)
+}
+
+func textOf(t testing.TB, tr *tree.Tree) string {
+	t.Helper()
 	for n := range tr.All() {
 		n.MTime.Nsec = 0 // umoci keeps seconds
 		if n.Type == tree.Symlink {
@@ -100,6 +105,12 @@ func TestAgreesWithUmoci(t *testing.T) {
 	bundle := filepath.Join(t.TempDir(), "bundle")
 	run(t, "umoci", "umoci", "unpack", "--image", layout+":v1", bundle)
 	want := text(t, filepath.Join(bundle, "rootfs"), nil)
+	flat, err := OpenLayout(t.Context(), "oci:"+layout+":v1", "amd64", scratch(t))
+	must(t, err)
+	if d := cmp.Diff(want, textOf(t, flat.Tree)); d != "" {
+		t.Errorf("tree in place (-umoci +cairn):\n%s", d)
+	}
+	must(t, flat.Close())
 	srv, zstd := newServer(t), newServer(t) // two, since skopeo takes blobs that a registry has
 	for tag, args := range map[string][]string{"oci": nil, "docker": {"--format=v2s2"}, "zstd": {"--dest-compress-format=zstd", "--dest-compress"}} {
 		args = append([]string{"copy", "--quiet", "--insecure-policy", "--dest-tls-verify=false"}, args...)

@@ -1,7 +1,8 @@
 // Package oci brings container images here: it resolves a reference in a
 // registry or an image layout to one image of one platform, keeps manifests,
 // configuration and layers in the content store by digest, and unpacks the
-// layers through package layer.
+// layers through package layer. [OpenLayout] reads an image layout as a tree
+// instead, without either.
 //
 // Specifications: https://github.com/opencontainers/image-spec/blob/v1.1.1 and
 // https://github.com/opencontainers/distribution-spec/blob/v1.1.1/spec.md;

@@ -35,13 +35,22 @@ type source interface {
 
 // puller is the state of one Pull.
 type puller struct {
-	o    Options
+	o    Options // without a Store nothing is kept, and layers cannot be fetched
 	ref  Reference
 	want platform
 	src  source
 }
 
 func (p *puller) pull(ctx context.Context) (*Image, error) {
+	img, err := p.image(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return img, p.layers(ctx, img.Layers)
+}
+
+// image finds the image, without its layers.
+func (p *puller) image(ctx context.Context) (*Image, error) {
 	resolved, doc, err := p.resolve(ctx)
 	if err != nil {
 		return nil, err
@@ -66,7 +75,7 @@ func (p *puller) pull(ctx context.Context) (*Image, error) {
 	if err := p.describe(img, doc, config); err != nil {
 		return nil, err
 	}
-	return img, p.layers(ctx, img.Layers)
+	return img, nil
 }
 
 // document is a manifest or an index, whichever its fields make it.
@@ -118,6 +127,9 @@ func (p *puller) resolve(ctx context.Context) (store.Digest, *document, error) {
 	if err != nil {
 		return "", nil, err
 	}
+	if p.o.Store == nil {
+		return store.Of(b), doc, nil
+	}
 	d, err := p.o.Store.PutBytes(ctx, b)
 	return d, doc, err
 }
@@ -144,8 +156,23 @@ func (p *puller) document(ctx context.Context, d store.Digest, size int64) (*doc
 	return parseDocument(b)
 }
 
-// small returns the content of d from the store, or fetches and keeps it.
+// small returns the content of d, of size bytes unless that is -1.
 func (p *puller) small(ctx context.Context, d store.Digest, size int64, fetch func(context.Context) ([]byte, error)) ([]byte, error) {
+	b, err := p.stored(ctx, d, fetch)
+	if err != nil {
+		return nil, err
+	}
+	if got := store.Of(b); got != d || size >= 0 && int64(len(b)) != size {
+		return nil, &store.MismatchError{Want: d, Got: got, WantSize: size, GotSize: int64(len(b))}
+	}
+	return b, nil
+}
+
+// stored returns the content of d from the store, or fetches and keeps it.
+func (p *puller) stored(ctx context.Context, d store.Digest, fetch func(context.Context) ([]byte, error)) ([]byte, error) {
+	if p.o.Store == nil {
+		return p.fetch(ctx, fetch)
+	}
 	b, err := p.o.Store.ReadAll(d, maxDocument)
 	var damaged *store.CorruptError
 	if errors.Is(err, store.ErrNotFound) || errors.As(err, &damaged) {
@@ -153,13 +180,7 @@ func (p *puller) small(ctx context.Context, d store.Digest, size int64, fetch fu
 			_, _, err = p.o.Store.Put(ctx, bytes.NewReader(b), d)
 		}
 	}
-	if err != nil {
-		return nil, err
-	}
-	if size >= 0 && int64(len(b)) != size {
-		return nil, &store.MismatchError{Want: d, Got: d, WantSize: size, GotSize: int64(len(b))}
-	}
-	return b, nil
+	return b, err
 }
 
 // fetch gets a document, in several attempts if need be.

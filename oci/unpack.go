@@ -31,35 +31,42 @@ func Unpack(ctx context.Context, s *store.Store, img *Image, root string, o laye
 	return o.Ledger, nil
 }
 
-func unpackLayer(ctx context.Context, s *store.Store, l Layer, root string, o layer.Options) (_ layer.Ledger, err error) {
+func unpackLayer(ctx context.Context, s *store.Store, l Layer, root string, o layer.Options) (ledger layer.Ledger, err error) {
 	blob, _, err := s.Open(l.Digest)
 	if err != nil {
 		return nil, err
 	}
 	defer blob.Close()
+	err = l.read(blob, func(archive io.Reader) (err error) {
+		ledger, err = layer.Unpack(ctx, root, archive, o)
+		return err
+	})
+	return ledger, err
+}
+
+// read has use read the archive in a layer's blob, and verifies both to their
+// ends, the blob through its own reader.
+func (l *Layer) read(blob io.Reader, use func(archive io.Reader) error) (err error) {
 	// Some tools name the wrong compression, so the data decides.
 	archive, _, err := compress.NewDetectingReader(blob)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	ahead := newReadAhead(store.Verify(archive, l.DiffID, -1))
 	defer func() {
 		ahead.stop() // before the decoder is closed
 		err = errors.Join(err, archive.Close())
 	}()
-	ledger, err := layer.Unpack(ctx, root, ahead, o)
-	if err != nil {
-		return nil, err
+	if err := use(ahead); err != nil {
+		return err
 	}
 	n, err := io.Copy(io.Discard, io.LimitReader(ahead, maxTrailer+1))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if n > maxTrailer {
-		return nil, fmt.Errorf("%w: more than %d bytes after the archive", layer.ErrLimit, maxTrailer)
+		return fmt.Errorf("%w: more than %d bytes after the archive", layer.ErrLimit, maxTrailer)
 	}
-	if _, err := io.Copy(io.Discard, blob); err != nil { // to its end, where it is verified
-		return nil, err
-	}
-	return ledger, nil
+	_, err = io.Copy(io.Discard, blob)
+	return err
 }

@@ -52,43 +52,67 @@ func (e *EntryError) Unwrap() error { return e.Err }
 // Whiteouts of OCI layers are files like others. Bytes behind the end of the
 // archive are ignored. An error in an entry is an [*EntryError].
 func Read(ctx context.Context, src io.ReaderAt, size int64, o Options) (*tree.Tree, error) {
-	if o.KeepXattr == nil {
-		o.KeepXattr = entry.KeepXattr
-	}
-	o.Limits = o.Limits.Filled()
-	r := &reader{o: o, src: src, in: &window{r: io.NewSectionReader(src, 0, size)}}
-	r.nodes = map[string]*node{".": {Node: *tree.New().Lookup(".")}}
-	if err := r.all(ctx); err != nil {
+	r := newReader(o)
+	if err := r.archive(ctx, io.NewSectionReader(src, 0, size)); err != nil {
 		return nil, err
 	}
 	return r.tree()
 }
 
+// ReadLayers reads archives that are the layers of a container image, the
+// lowest first, as one tree. The rules are those of [Read] and of the OCI Image
+// Layer Filesystem Changeset,
+// https://github.com/opencontainers/image-spec/blob/v1.1.1/layer.md: names that
+// begin with ".wh." hide what lower layers have, whichever comes first in the
+// archive, and what is no directory replaces one with all that is in it. The
+// limits are for all layers together.
+func ReadLayers(ctx context.Context, layers []*io.SectionReader, o Options) (*tree.Tree, error) {
+	r := newReader(o)
+	for i, l := range layers {
+		r.upper = map[string]bool{}
+		if err := r.archive(ctx, l); err != nil {
+			return nil, fmt.Errorf("layer %d of %d: %w", i+1, len(layers), err)
+		}
+	}
+	return r.tree()
+}
+
+func newReader(o Options) *reader {
+	if o.KeepXattr == nil {
+		o.KeepXattr = entry.KeepXattr
+	}
+	o.Limits = o.Limits.Filled()
+	return &reader{o: o, nodes: map[string]*node{".": {Node: *tree.New().Lookup(".")}}}
+}
+
 // node is a node that may still be replaced.
 type node struct {
 	tree.Node
-	kids int
+	kids map[string]*node // by path; nil until there is one
 }
 
 // reader is the state of one Read. Keys of nodes have no symlink in them.
 type reader struct {
 	o       Options
-	src     io.ReaderAt
+	src     *io.SectionReader
 	in      *window
 	nodes   map[string]*node
-	inode   uint64 // that was given last
+	upper   map[string]bool // paths that this layer made or passed through; nil without whiteouts
+	inode   uint64          // that was given last
 	entries int
 	devices int
 	bytes   int64
 }
 
-func (r *reader) all(ctx context.Context) error {
+// archive adds the entries of one archive.
+func (r *reader) archive(ctx context.Context, src *io.SectionReader) error {
+	r.src, r.in = src, &window{r: src}
 	tr := tar.NewReader(r.in)
 	last := ""
 	for start := int64(0); ; {
 		h, err := tr.Next()
 		switch {
-		case errors.Is(err, io.EOF) && start <= r.in.r.Size():
+		case errors.Is(err, io.EOF) && start <= src.Size():
 			return nil
 		case errors.Is(err, io.EOF): // within the padding
 			err = io.ErrUnexpectedEOF
@@ -121,12 +145,24 @@ func (r *reader) entry(h *tar.Header, tr *tar.Reader, start int64) (end int64, e
 	if err != nil {
 		return 0, err
 	}
+	if end, err = r.content(&n, h, tr, start); err != nil {
+		return 0, err
+	}
+	if r.upper != nil {
+		w, err := entry.ParseWhiteout(n.Path, h.Typeflag)
+		if err != nil {
+			return 0, err
+		}
+		if w != (entry.Whiteout{}) {
+			return end, r.hide(w)
+		}
+	}
 	if n.Path == "." {
 		if n.Type != tree.Directory {
 			return 0, fmt.Errorf("%w: the root is not a directory", ErrUnsafe)
 		}
 		r.nodes["."].Node = n
-		return r.in.off, nil
+		return end, nil
 	}
 	dir, err := r.directory(path.Dir(n.Path))
 	if err != nil {
@@ -137,10 +173,7 @@ func (r *reader) entry(h *tar.Header, tr *tar.Reader, start int64) (end int64, e
 		return 0, err
 	}
 	if h.Typeflag == tar.TypeLink {
-		return r.in.off, r.link(n.Path, h.Linkname)
-	}
-	if end, err = r.content(&n, h, tr, start); err != nil {
-		return 0, err
+		return end, r.link(n.Path, h.Linkname)
 	}
 	return end, r.put(n)
 }
@@ -233,14 +266,67 @@ func (r *reader) put(n tree.Node) error {
 	old, ok := r.nodes[n.Path]
 	switch {
 	case !ok:
-		r.nodes[n.Path] = &node{Node: n}
-		r.nodes[n.Parent()].kids++
-		return nil
-	case n.Type != tree.Directory && old.kids > 0:
+		fresh, parent := &node{Node: n}, r.nodes[n.Parent()]
+		if parent.kids == nil {
+			parent.kids = map[string]*node{}
+		}
+		parent.kids[n.Path], r.nodes[n.Path] = fresh, fresh
+	case n.Type != tree.Directory && len(old.kids) > 0 && r.upper == nil:
 		return fmt.Errorf("%w: it replaces a directory that is not empty", ErrUnsupported)
+	default:
+		if n.Type != tree.Directory {
+			r.removeKids(old, nil)
+		}
+		old.Node = n
 	}
-	old.Node = n
+	r.note(n.Path)
 	return nil
+}
+
+// note remembers what this layer has.
+func (r *reader) note(name string) {
+	for ; r.upper != nil && name != "." && !r.upper[name]; name = path.Dir(name) {
+		r.upper[name] = true
+	}
+}
+
+// hide carries out a whiteout.
+func (r *reader) hide(w entry.Whiteout) error {
+	dir := w.Path
+	if !w.Opaque {
+		dir = path.Dir(w.Path)
+	}
+	dir, err := r.resolve(dir)
+	if err != nil {
+		return fmt.Errorf("parent: %w", err)
+	}
+	if w.Opaque {
+		if n, ok := r.nodes[dir]; ok {
+			r.removeKids(n, r.upper)
+		}
+	} else if n, ok := r.nodes[path.Join(dir, path.Base(w.Path))]; ok {
+		r.remove(n, r.upper)
+	}
+	return nil
+}
+
+// remove removes a node with all below it, except what is in keep and what
+// that lies in. It reports whether nothing is left.
+func (r *reader) remove(n *node, keep map[string]bool) bool {
+	if !r.removeKids(n, keep) || keep[n.Path] {
+		return false
+	}
+	delete(r.nodes, n.Path)
+	delete(r.nodes[n.Parent()].kids, n.Path)
+	return true
+}
+
+// removeKids does the same with all that is in a directory.
+func (r *reader) removeKids(n *node, keep map[string]bool) bool {
+	for _, kid := range n.kids {
+		r.remove(kid, keep)
+	}
+	return len(n.kids) == 0
 }
 
 // link gives a file another name.
@@ -260,6 +346,7 @@ func (r *reader) link(name, linkname string) error {
 	case old.Type == tree.Directory:
 		return fmt.Errorf("%w: hard link to the directory %q", ErrUnsafe, linkname)
 	case old.Path == name:
+		r.note(name)
 		return nil
 	case old.Inode == 0:
 		r.inode++

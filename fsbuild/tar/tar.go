@@ -22,7 +22,8 @@
 //
 // ustar, pax, GNU and old (V7) archives that are not compressed, GNU's sparse
 // files in all their versions, ACLs also as the texts SCHILY.acl.*. Only
-// numeric owners count. See [Read].
+// numeric owners count. See [Read], and [ReadLayers] for those of container
+// images.
 //
 // # What is not
 //

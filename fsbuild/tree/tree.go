@@ -251,6 +251,38 @@ func (t *Tree) forget(e *entry) {
 	}
 }
 
+// Cut takes what is below a directory out of t and returns it as a tree of its
+// own, whose root has the directory's metadata. The directory stays, empty: it
+// is where the other tree is mounted. The error of a path that is not a
+// directory wraps [ErrNotDir], that of one that is absent [ErrInvalid].
+func (t *Tree) Cut(path string) (*Tree, error) {
+	e, ok := t.index[path]
+	switch {
+	case !ok:
+		return nil, fmt.Errorf("cut tree: %q: it is not there: %w", path, ErrInvalid)
+	case e.Type != Directory || path == ".":
+		return nil, fmt.Errorf("cut tree: %q: %w", path, ErrNotDir)
+	}
+	out := New()
+	*out.Lookup(".") = e.Node
+	out.Lookup(".").Path = "."
+	var below []string
+	for n := range t.under(e) {
+		moved := *n
+		moved.Path = strings.TrimPrefix(n.Path, path+"/")
+		if err := out.Add(moved); err != nil {
+			return nil, err
+		}
+		if n.Parent() == path {
+			below = append(below, n.Path)
+		}
+	}
+	for _, name := range below {
+		t.Remove(name)
+	}
+	return out, nil
+}
+
 // Len returns the number of nodes, the root included.
 func (t *Tree) Len() int { return len(t.index) }
 
@@ -260,16 +292,30 @@ func (t *Tree) Len() int { return len(t.index) }
 func (t *Tree) All() iter.Seq[*Node] {
 	return func(yield func(*Node) bool) {
 		t.sort()
-		stack := []*entry{t.index["."]}
-		for len(stack) > 0 {
-			e := stack[len(stack)-1]
-			stack = stack[:len(stack)-1]
-			if !yield(&e.Node) {
-				return
-			}
-			for _, k := range slices.Backward(e.kids) {
-				stack = append(stack, k)
-			}
+		walk([]*entry{t.index["."]}, yield)
+	}
+}
+
+// under yields every node below e, in canonical order.
+func (t *Tree) under(e *entry) iter.Seq[*Node] {
+	return func(yield func(*Node) bool) {
+		t.sort()
+		stack := slices.Clone(e.kids)
+		slices.Reverse(stack)
+		walk(stack, yield)
+	}
+}
+
+// walk yields the entries of a stack, each followed by what is below it.
+func walk(stack []*entry, yield func(*Node) bool) {
+	for len(stack) > 0 {
+		e := stack[len(stack)-1]
+		stack = stack[:len(stack)-1]
+		if !yield(&e.Node) {
+			return
+		}
+		for _, k := range slices.Backward(e.kids) {
+			stack = append(stack, k)
 		}
 	}
 }

@@ -12,10 +12,12 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
+	"cairn/fsbuild/tar/entry"
 )
 
 // parts are the components of which FuzzUnpack makes names and link targets.
-var parts = []string{"a", "b", "c", "..", ".", "", ".wh.a", ".wh.b", opaqueName, "OUT", "CANARY", "canary", "proc", "self", "a/b/c", "../.."}
+var parts = []string{"a", "b", "c", "..", ".", "", ".wh.a", ".wh.b", entry.OpaqueName, "OUT", "CANARY", "canary", "proc", "self", "a/b/c", "../.."}
 
 // program turns fuzz input into an archive: for each entry a byte for the type,
 // two for its name and two for its target.

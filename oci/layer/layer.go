@@ -167,12 +167,12 @@ func (u *unpacker) entry(ctx context.Context, h *tar.Header, r io.Reader) error 
 		return nil
 	}
 	if u.o.Whiteouts {
-		w, err := parseWhiteout(name)
+		w, err := entry.ParseWhiteout(name, h.Typeflag)
 		if err != nil {
 			return err
 		}
-		if w != (whiteout{}) {
-			return u.hide(w, h.Typeflag)
+		if w != (entry.Whiteout{}) {
+			return u.hide(w)
 		}
 	}
 	if err := u.put(ctx, name, h, r); err != nil {

@@ -1,24 +1,22 @@
 package layer
 
 import (
-	"archive/tar"
 	"errors"
 	"fmt"
 	"os"
 	"path"
 
 	"golang.org/x/sys/unix"
+
+	"cairn/fsbuild/tar/entry"
 )
 
 // hide carries out a whiteout. It hides what lower layers put there, and
 // nothing of this layer, whichever comes first in the archive.
-func (u *unpacker) hide(w whiteout, typeflag byte) error {
-	if typeflag != tar.TypeReg && typeflag != tar.TypeLink { // aufs made them hard links
-		return fmt.Errorf("%w: a whiteout of type %q", ErrUnsafe, typeflag)
-	}
-	parent := path.Dir(w.path)
-	if w.opaque {
-		parent = w.path
+func (u *unpacker) hide(w entry.Whiteout) error {
+	parent := path.Dir(w.Path)
+	if w.Opaque {
+		parent = w.Path
 	}
 	d, err := u.dirs.get(parent, false)
 	if gone(err) {
@@ -28,14 +26,14 @@ func (u *unpacker) hide(w whiteout, typeflag byte) error {
 		return fmt.Errorf("open parent: %w", err)
 	}
 	p := d.path
-	if !w.opaque {
-		p = path.Join(d.path, path.Base(w.path))
+	if !w.Opaque {
+		p = path.Join(d.path, path.Base(w.Path))
 	}
 	u.ledger.dropIf(func(name string) bool {
-		return within(name, p) && (name != p || !w.opaque) && !u.isUpper(name)
+		return within(name, p) && (name != p || !w.Opaque) && !u.isUpper(name)
 	})
 	u.dirs.purge(d)
-	if w.opaque {
+	if w.Opaque {
 		_, err = removeChildren(d.fd, p, u.isUpper)
 	} else if _, err = removeTree(d.fd, path.Base(p), p, u.isUpper); errors.Is(err, unix.ENOENT) {
 		err = nil

@@ -2,6 +2,7 @@ package layer
 
 import (
 	"archive/tar"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,7 +19,9 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/sys/unix"
 
+	fstar "cairn/fsbuild/tar"
 	"cairn/fsbuild/tar/entry"
+	fsdir "cairn/fsbuild/tree/dir"
 )
 
 func char(name string) ent {
@@ -75,12 +78,42 @@ func TestWhiteouts(t *testing.T) {
 			if d := cmp.Diff(tt.devices, devices); d != "" {
 				t.Errorf("devices (-want +got):\n%s", d)
 			}
+			// A ledger has no parents for others, and no hard links.
+			if name != "directory over device" && name != "device hard link" {
+				checkTree(t, lower, tt.upper)
+			}
 			if strings.HasPrefix(name, "replaced") {
 				if line := lineOf(got, "d/a"); !strings.Contains(line, " 2 ") {
 					t.Errorf("d/a is not the upper file of 2 bytes: %s", line)
 				}
 			}
 		})
+	}
+}
+
+// checkTree: the layers are the same tree in memory.
+func checkTree(t *testing.T, layers ...[]ent) {
+	t.Helper()
+	o := Options{Whiteouts: true}
+	root := filepath.Join(t.TempDir(), "root")
+	must(t, os.Mkdir(root, 0o755))
+	var archives []*io.SectionReader
+	for _, entries := range layers {
+		b := archive(t, entries...)
+		archives = append(archives, io.NewSectionReader(bytes.NewReader(b.Bytes()), 0, int64(b.Len())))
+		var err error
+		o.Ledger, err = Unpack(t.Context(), root, b, o)
+		must(t, err)
+	}
+	must(t, os.Chtimes(root, time.Unix(0, 0), time.Unix(0, 0)))
+	want, err := fsdir.Read(t.Context(), root, fsdir.Options{Devices: o.Ledger})
+	must(t, err)
+	got, err := fstar.ReadLayers(t.Context(), archives, fstar.Options{})
+	must(t, err)
+	var texts [2]strings.Builder
+	must(t, want.WriteText(&texts[0]), got.WriteText(&texts[1]))
+	if d := cmp.Diff(texts[0].String(), texts[1].String()); d != "" {
+		t.Errorf("tree (-on disk +in memory):\n%s", d)
 	}
 }
 

@@ -14,20 +14,26 @@ const DiskFile = "/dev/.cairn/disk.json"
 
 // A Disk is what the final disk will be, of which nothing exists while hooks run.
 type Disk struct {
-	Label    string `json:"label"`    // of the root file system
-	UUID     string `json:"uuid"`     // of the root file system, with dashes
-	PartUUID string `json:"partuuid"` // of its partition, as the kernel names it; "" without a partition table
-	FS       string `json:"fs"`       // "ext4", "xfs", "btrfs", ...
-	PartMap  string `json:"partmap"`  // "msdos", "gpt" or ""
-	// Partition is the number of the root partition; 1 when 0.
-	Partition int `json:"partition"`
+	PartMap     string       `json:"partmap"`     // "msdos", "gpt" or ""
+	FileSystems []FileSystem `json:"filesystems"` // that are mounted in the image
 }
 
-// grubProbe answers what grub-probe finds out from devices, for the root file system of the image only.
+// A FileSystem is one of its file systems.
+type FileSystem struct {
+	Point     string `json:"point"`     // where it is mounted
+	Label     string `json:"label"`     // "" for none
+	UUID      string `json:"uuid"`      // as blkid prints it
+	PartUUID  string `json:"partuuid"`  // of its partition, as the kernel names it; "" without a partition table
+	Type      string `json:"type"`      // "ext4", "vfat", "xfs" ...
+	Partition int    `json:"partition"` // number of its partition
+}
+
+// grubProbe answers what grub-probe finds out from devices, for the file systems of the image only.
 //
 // util/grub-probe.c of GRUB 2.06.
 func grubProbe(p Process) int {
-	target, version := "", false
+	target, version, device := "", false, false
+	var place string
 	args := p.Args[1:]
 	for i := 0; i < len(args); i++ {
 		name, value, attached := strings.Cut(args[i], "=")
@@ -42,13 +48,25 @@ func grubProbe(p Process) int {
 			}
 		case "-V", "--version":
 			version = true
+		case "-d", "--device":
+			device = true
+			place = value
+		default:
+			if !strings.HasPrefix(name, "-") {
+				place = args[i]
+			}
 		}
 	}
 	if version {
 		_, _ = fmt.Fprintln(p.Stdout, "grub-probe (cairn) 2")
 		return 0
 	}
-	text, err := p.disk().answer(target)
+	d := p.disk()
+	fs := d.holding(place)
+	if device {
+		fs = d.on(place)
+	}
+	text, err := d.answer(target, fs)
 	if err != nil {
 		_, _ = fmt.Fprintf(p.Stderr, "grub-probe: error: %v\n", err)
 		return 1
@@ -71,39 +89,64 @@ func (p Process) disk() Disk {
 		err = json.Unmarshal(text, &d)
 	}
 	if err != nil {
-		_, _ = fmt.Fprintf(p.Stderr, "grub-probe: warning: no description of the disk: %v\n", err)
-	}
-	if d.Partition == 0 {
-		d.Partition = 1
+		_, _ = fmt.Fprintf(p.Stderr, "%s: warning: no description of the disk: %v\n", filepath.Base(p.Args[0]), err)
 	}
 	return d
 }
 
-// answer returns the line that grub-probe prints for a target.
-func (d Disk) answer(target string) (string, error) {
+// holding returns the file system that a path is on.
+func (d Disk) holding(path string) FileSystem {
+	if real, err := filepath.EvalSymlinks(path); err == nil {
+		path = real
+	}
+	if abs, err := filepath.Abs(path); err == nil {
+		path = abs
+	}
+	var fs FileSystem
+	for _, f := range d.FileSystems {
+		if len(f.Point) > len(fs.Point) && (path == f.Point || strings.HasPrefix(path, strings.TrimSuffix(f.Point, "/")+"/")) {
+			fs = f
+		}
+	}
+	return fs
+}
+
+// on returns the file system of a device that answer has named, or else the root.
+func (d Disk) on(device string) FileSystem {
+	for _, f := range d.FileSystems {
+		if f.UUID != "" && device == f.device() {
+			return f
+		}
+	}
+	return d.holding("/")
+}
+
+// device is the name by which udev will know the file system.
+func (f FileSystem) device() string { return "/dev/disk/by-uuid/" + f.UUID }
+
+// answer returns the line that grub-probe prints for a target and a file system.
+func (d Disk) answer(target string, f FileSystem) (string, error) {
 	switch target {
 	case "fs", "":
-		return d.module(), nil
+		return f.module(), nil
 	case "fs_uuid":
-		return d.UUID, missing(d.UUID, "file system UUID")
+		return f.UUID, missing(f.UUID, "file system UUID")
 	case "fs_label":
-		return d.Label, missing(d.Label, "label")
+		return f.Label, missing(f.Label, "label")
 	case "partuuid":
-		return d.PartUUID, nil
+		return f.PartUUID, nil
 	case "partmap":
 		return d.PartMap, nil
-	case "device":
-		return "/dev/disk/by-uuid/" + d.UUID, missing(d.UUID, "file system UUID")
-	case "disk":
-		return "/dev/disk/by-uuid/" + d.UUID, missing(d.UUID, "file system UUID")
+	case "device", "disk":
+		return f.device(), missing(f.UUID, "file system UUID")
 	case "drive":
-		return "(" + d.drive("hd0") + ")", nil
+		return "(" + d.drive("hd0", f) + ")", nil
 	case "compatibility_hint", "bios_hints", "efi_hints":
-		return d.drive("hd0"), nil
+		return d.drive("hd0", f), nil
 	case "baremetal_hints":
-		return d.drive("ahci0"), nil
+		return d.drive("ahci0", f), nil
 	case "hints_string":
-		return fmt.Sprintf("--hint-bios=%s --hint-efi=%s --hint-baremetal=%s ", d.drive("hd0"), d.drive("hd0"), d.drive("ahci0")), nil
+		return fmt.Sprintf("--hint-bios=%s --hint-efi=%s --hint-baremetal=%s ", d.drive("hd0", f), d.drive("hd0", f), d.drive("ahci0", f)), nil
 	case "msdos_parttype":
 		if d.PartMap == "msdos" {
 			return "83", nil
@@ -116,26 +159,23 @@ func (d Disk) answer(target string) (string, error) {
 	return "", fmt.Errorf("unknown target: %s", target)
 }
 
-// drive is GRUB's name of the root partition on a disk.
-func (d Disk) drive(disk string) string {
-	switch d.PartMap {
-	case "":
+// drive is GRUB's name of a partition on a disk.
+func (d Disk) drive(disk string, f FileSystem) string {
+	if d.PartMap == "" {
 		return disk
-	case "gpt":
-		return fmt.Sprintf("%s,gpt%d", disk, d.Partition)
 	}
-	return fmt.Sprintf("%s,%s%d", disk, d.PartMap, d.Partition)
+	return fmt.Sprintf("%s,%s%d", disk, d.PartMap, max(f.Partition, 1))
 }
 
 // module is GRUB's name of the file system.
-func (d Disk) module() string {
-	switch d.FS {
+func (f FileSystem) module() string {
+	switch f.Type {
 	case "ext2", "ext3", "ext4", "":
 		return "ext2"
 	case "vfat":
 		return "fat"
 	}
-	return d.FS
+	return f.Type
 }
 
 func missing(value, what string) error {
@@ -146,8 +186,7 @@ func missing(value, what string) error {
 }
 
 // grubMkrelpath answers what grub-mkrelpath finds out from the mount table: a path relative to the root of its file
-// system. In the image everything is on the root file system, while the mount table shows where the tree lies on the
-// build host.
+// system. The mount table shows where the tree lies on the build host, so that the description of the disk is asked.
 //
 // util/grub-mkrelpath.c of GRUB 2.06.
 func grubMkrelpath(p Process) int {
@@ -169,6 +208,7 @@ func grubMkrelpath(p Process) int {
 		_, _ = fmt.Fprintf(p.Stderr, "grub-mkrelpath: error: cannot resolve %q: %v\n", path, err)
 		return 1
 	}
+	real = strings.TrimPrefix(real, strings.TrimSuffix(p.disk().holding(real).Point, "/"))
 	_, _ = fmt.Fprintln(p.Stdout, strings.TrimSuffix(real, "/"))
 	return 0
 }

@@ -51,7 +51,7 @@ oci/layer:              fsbuild/tar/entry fsbuild/tree golang.org/x/sys golang.o
 reproducibility:        fsbuild/tree
 reproducibility/lock:   reproducibility/store
 reproducibility/record: reproducibility/store golang.org/x/net golang.org/x/sync
-oci:                    oci/layer fsbuild/compress reproducibility/store github.com/google/go-containerregistry golang.org/x/sys golang.org/x/sync
+oci:                    oci/layer fsbuild/compress fsbuild/tar fsbuild/tree reproducibility/store github.com/google/go-containerregistry golang.org/x/sys golang.org/x/sync
 elements/builtin:
 elements/shell:
 elements/runparts:      golang.org/x/sys
@@ -61,10 +61,11 @@ elements/bootstrap:     fsbuild/tree fsbuild/compress oci/layer reproducibility/
 sandbox/shim:           golang.org/x/sys
 sandbox:                sandbox/idmap golang.org/x/sys github.com/opencontainers/runc github.com/opencontainers/cgroups github.com/vishvananda/netlink
 cmd/internal/boot:      golang.org/x/crypto
-cmd/internal/build:     elements elements/bootstrap elements/builtin elements/runparts elements/shell fsbuild fsbuild/ext4 fsbuild/partition fsbuild/tree fsbuild/tree/dir fsbuild/vhd fsbuild/vmdk oci oci/layer reproducibility reproducibility/lock reproducibility/record reproducibility/store sandbox sandbox/idmap sandbox/shim golang.org/x/sys
-cmd/internal/mkfs:      fsbuild fsbuild/compress fsbuild/cpio fsbuild/ext4 fsbuild/partition fsbuild/squashfs fsbuild/tar fsbuild/tree fsbuild/tree/dir fsbuild/vfat reproducibility
+cmd/internal/mkfs:      fsbuild fsbuild/compress fsbuild/cpio fsbuild/ext4 fsbuild/partition fsbuild/squashfs fsbuild/tar fsbuild/tree fsbuild/tree/dir fsbuild/vfat oci reproducibility
 cmd/internal/convert:   cmd/internal/mkfs fsbuild fsbuild/qcow2 fsbuild/vhd reproducibility
-cmd/internal/cli:       cmd/internal/build cmd/internal/convert cmd/internal/mkfs fsbuild sandbox github.com/spf13/cobra golang.org/x/term
+cmd/internal/disk:      cmd/internal/convert cmd/internal/mkfs elements/blockdevice fsbuild fsbuild/ext4 fsbuild/partition fsbuild/swap fsbuild/tree fsbuild/vfat reproducibility
+cmd/internal/build:     cmd/internal/disk elements elements/blockdevice elements/bootstrap elements/builtin elements/runparts elements/shell fsbuild fsbuild/ext4 fsbuild/partition fsbuild/tree fsbuild/tree/dir fsbuild/vhd fsbuild/vmdk oci oci/layer reproducibility reproducibility/lock reproducibility/record reproducibility/store sandbox sandbox/idmap sandbox/shim golang.org/x/sys
+cmd/internal/cli:       cmd/internal/build cmd/internal/convert cmd/internal/disk cmd/internal/mkfs fsbuild sandbox github.com/spf13/cobra github.com/spf13/pflag golang.org/x/term
 cmd/cairn:              cmd/internal/build cmd/internal/cli sandbox
 `
 

@@ -1,69 +1,132 @@
 package build
 
 import (
+	"errors"
 	"fmt"
-	"slices"
+	"os"
+	"strconv"
+	"strings"
 
-	"cairn/fsbuild"
+	"cairn/cmd/internal/disk"
+	"cairn/elements"
+	"cairn/elements/blockdevice"
 	"cairn/fsbuild/partition"
+	"cairn/fsbuild/tree"
 	"cairn/reproducibility"
 	"cairn/sandbox/shim"
 )
 
-// table is the kind of partition table that the selected elements ask for.
-func table(names []string) fsbuild.Table {
-	switch {
-	case slices.Contains(names, "block-device-mbr"):
-		return fsbuild.MBR
-	case slices.Contains(names, "block-device-gpt"):
-		return fsbuild.GPT
-	}
-	return fsbuild.NoTable
+// blockDevice is the block-device configuration of a build.
+type blockDevice struct {
+	text   []byte
+	plan   *blockdevice.Plan
+	origin string // a file's name, or "" for the text of the variable
+	given  bool   // in a file by the caller
 }
 
-// biosBootSize is the size of the BIOS boot partition, in bytes.
-const biosBootSize = 8 << 20
-
-// rootNumber is the root partition's in a GPT.
-const rootNumber = 2
-
-// gptPartitions are those of the element block-device-gpt, under its names.
-func gptPartitions(seed reproducibility.Seed) ([]fsbuild.Partition, error) {
-	list := []fsbuild.Partition{{Size: biosBootSize}, {Root: true}}
-	for i, of := range []struct{ name, kind string }{{"BSP", "bios-boot"}, {"root", "linux-data"}} {
-		kind, err := partition.ParseType(of.kind)
-		if err != nil {
-			return nil, err
-		}
-		list[i].Entry = partition.Partition{TypeGUID: kind, GUID: seed.UUID(reproducibility.Partition(of.name)), Name: of.name}
-	}
-	return list, nil
-}
-
-// addTable describes the partition table of img.
-func addTable(img *fsbuild.Image, kind fsbuild.Table, seed reproducibility.Seed) error {
+// findBlockDevice reads the configuration that the caller gives, or else that
+// of the elements.
+func (p *parent) findBlockDevice(s *elements.Selection) (*blockDevice, error) {
+	b := &blockDevice{}
 	var err error
-	switch img.Table = kind; kind {
-	case fsbuild.MBR:
-		img.DiskSignature = seed.DiskSignature(reproducibility.Disk)
-	case fsbuild.GPT:
-		img.DiskGUID = seed.UUID(reproducibility.Disk)
-		img.Partitions, err = gptPartitions(seed)
+	config := p.variable("DIB_BLOCK_DEVICE_CONFIG")
+	file, isFile := strings.CutPrefix(config, "file://")
+	switch {
+	case isFile:
+		p.tell(Event{Kind: Message, Text: "Using file-based block-device config: " + file})
+		if b.text, err = os.ReadFile(file); err != nil {
+			return nil, refuse("it is the YAML itself, or file:// and the path of a file with it", "DIB_BLOCK_DEVICE_CONFIG: %v", err)
+		}
+		b.origin, b.given = file, true
+	case config != "":
+		p.tell(Event{Kind: Message, Text: "User specified block-device config from DIB_BLOCK_DEVICE_CONFIG"})
+		b.text = []byte(config)
+	default:
+		b.origin, b.text, err = s.BlockDevice(p.req.Arch)
+		if err != nil {
+			return nil, withHint(err)
+		}
+		if b.text == nil {
+			b.text = []byte(blockdevice.Fallback)
+		}
 	}
-	return err
+	if b.plan, err = parseBlockDevice(b.text, p.req); err == nil {
+		_, err = disk.Image(b.plan, tree.New(), disk.Params{})
+	}
+	if err != nil {
+		return nil, refuse("it comes from "+b.from(), "%v", err)
+	}
+	for _, key := range b.plan.Ignored {
+		p.tell(Event{Kind: Message, Text: "block-device configuration: " + key + " means nothing"})
+	}
+	return b, nil
 }
 
-// disk is what grub-probe says of a disk to be, whose root file system has a
-// label.
-func disk(kind fsbuild.Table, seed reproducibility.Seed, label string) shim.Disk {
-	d := shim.Disk{Label: label, UUID: uuidText(seed.UUID(reproducibility.Root)), FS: "ext4"}
-	switch kind {
-	case fsbuild.MBR:
-		d.PartMap, d.Partition = "msdos", 1
-		d.PartUUID = fmt.Sprintf("%08x-01", seed.DiskSignature(reproducibility.Disk))
-	case fsbuild.GPT:
-		d.PartMap, d.Partition = "gpt", rootNumber
-		d.PartUUID = uuidText(seed.UUID(reproducibility.Partition("root")))
+// from names the origin for people.
+func (b *blockDevice) from() string {
+	if b.origin != "" {
+		return b.origin
+	}
+	return "the variable DIB_BLOCK_DEVICE_CONFIG"
+}
+
+// parseBlockDevice reads a configuration with what the request adds to it.
+func parseBlockDevice(text []byte, r *Request) (*blockdevice.Plan, error) {
+	params := blockdevice.Params{RootLabel: r.RootLabel, RootOpts: r.MkfsOptions}
+	for _, kv := range r.Env {
+		name, value, _ := strings.Cut(kv, "=")
+		switch name {
+		case "FS_TYPE":
+			params.RootType = value
+		case "DIB_BLOCK_SIZE":
+			n, err := strconv.Atoi(value)
+			if value != "" && err != nil {
+				return nil, errors.New("DIB_BLOCK_SIZE is not a number of bytes")
+			}
+			params.BlockSize = n
+		}
+	}
+	return blockdevice.Parse(text, params)
+}
+
+// root is the root file system.
+func root(plan *blockdevice.Plan) blockdevice.FileSystem {
+	fs, _ := plan.At("/")
+	return fs
+}
+
+// seenPartitions are the disk and its partitions as IMAGE_BLOCK_DEVICES names
+// them.
+func seenPartitions(plan *blockdevice.Plan) string {
+	list := "[" + plan.Disks[0].Name + "]=" + seenDevice + " "
+	for _, p := range plan.Disks[0].Partitions {
+		list += fmt.Sprintf("[%s]=%sp%d ", p.Name, seenDevice, p.Number)
+	}
+	return list
+}
+
+// mountPoints are DIB_MOUNTPOINTS.
+func mountPoints(plan *blockdevice.Plan) []string {
+	var points []string
+	for _, m := range plan.Mounts {
+		points = append(points, m.Point)
+	}
+	return points
+}
+
+// bootLabel is DIB_BOOT_LABEL, "" when /boot is no file system of its own.
+func bootLabel(plan *blockdevice.Plan) string {
+	fs, _ := plan.At("/boot")
+	return fs.Label
+}
+
+// seenDisk is what grub-probe says of the disk to be.
+func seenDisk(plan *blockdevice.Plan, seed reproducibility.Seed) shim.Disk {
+	d := shim.Disk{PartMap: map[partition.Label]string{partition.MBR: "msdos", partition.GPT: "gpt"}[plan.Disks[0].Label]}
+	for _, v := range disk.Volumes(plan, seed) {
+		d.FileSystems = append(d.FileSystems, shim.FileSystem{
+			Point: v.Point, Label: v.Label, UUID: v.UUID, PartUUID: v.PartUUID, Type: v.Type, Partition: v.Partition,
+		})
 	}
 	return d
 }

@@ -1,71 +1,126 @@
 package build
 
 import (
-	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 
-	"cairn/elements/blockdevice"
-	"cairn/elements/builtin"
-	"cairn/fsbuild"
-	"cairn/fsbuild/partition"
-	"cairn/fsbuild/tree"
+	"github.com/google/go-cmp/cmp"
+
 	"cairn/reproducibility"
+	"cairn/sandbox/shim"
 )
 
-// TestDiskOfTheElement compares what is built for an element with the
-// configuration that the element has.
-func TestDiskOfTheElement(t *testing.T) {
+// parentOf is one that has been asked for these elements with an environment.
+func parentOf(t *testing.T, env []string, names ...string) (*parent, *[]string) {
+	t.Helper()
+	var said []string
+	p := &parent{req: &Request{Elements: names, Arch: "amd64", Env: env}, event: func(e Event) { said = append(said, e.Text) }}
+	return p, &said
+}
+
+func find(t *testing.T, env []string, names ...string) (*blockDevice, string, error) {
+	t.Helper()
+	p, said := parentOf(t, env, names...)
+	_, s, err := openElements(p.req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := p.findBlockDevice(s)
+	return b, strings.Join(*said, "\n"), err
+}
+
+// TestSeenDisk: what hooks see of the disk that an element asks for.
+func TestSeenDisk(t *testing.T) {
 	seed := reproducibility.NewSeed([]byte("test"))
-	for element, label := range map[string]partition.Label{"block-device-mbr": partition.MBR, "block-device-gpt": partition.GPT} {
+	root := shim.FileSystem{Point: "/", Label: "cloudimg-rootfs", UUID: "dc5bbf7c-f4cd-8a0a-a78d-4b6d4c4dd0f0", Type: "ext4"}
+	for element, want := range map[string]struct {
+		partMap, partitions string
+		number              int
+	}{
+		"block-device-mbr": {"msdos", "[image0]=/dev/cairn0 [root]=/dev/cairn0p1 ", 1},
+		"block-device-gpt": {"gpt", "[image0]=/dev/cairn0 [BSP]=/dev/cairn0p1 [root]=/dev/cairn0p2 ", 2},
+		"":                 {"", "[image0]=/dev/cairn0 ", 0},
+	} {
 		t.Run(element, func(t *testing.T) {
-			text, err := fs.ReadFile(builtin.FS(), element+"/block-device-default.yaml")
+			names := []string{"base", "debian-minimal"}
+			if element != "" {
+				names = append(names, element)
+			}
+			b, _, err := find(t, nil, names...)
 			if err != nil {
 				t.Fatal(err)
 			}
-			plan, err := blockdevice.Parse(text, blockdevice.Params{})
-			if err != nil {
-				t.Fatal(err)
+			d := seenDisk(b.plan, seed)
+			if len(d.FileSystems) != 1 {
+				t.Fatalf("hooks see %+v", d)
 			}
-			img := fsbuild.Image{Tree: tree.New()}
-			if err := addTable(&img, table([]string{"bootloader", element, "vm"}), seed); err != nil {
-				t.Fatal(err)
+			got := d.FileSystems[0]
+			if (want.number > 0) != (got.PartUUID != "") || len(got.UUID) != len(root.UUID) {
+				t.Errorf("PARTUUID %q, UUID %q", got.PartUUID, got.UUID)
 			}
-			d := plan.Disks[0]
-			if d.Label != label || len(plan.Disks) != 1 || len(plan.FileSystems) != 1 {
-				t.Fatalf("the element has the plan %+v", plan)
+			expected := root
+			expected.Partition, expected.PartUUID, expected.UUID = want.number, got.PartUUID, got.UUID
+			if diff := cmp.Diff(expected, got); diff != "" || d.PartMap != want.partMap {
+				t.Errorf("partition map %q, file system (-want +got):\n%s", d.PartMap, diff)
 			}
-			root, _ := plan.At("/")
-			described := disk(img.Table, seed, root.Label)
-			if described.Label != "cloudimg-rootfs" || described.PartMap == "" || described.PartUUID == "" {
-				t.Errorf("hooks see %+v", described)
-			}
-			if d.Partitions[described.Partition-1].Name != root.Base {
-				t.Errorf("hooks see partition %d as the root, which is %s", described.Partition, root.Base)
-			}
-			if label == partition.MBR {
-				return // one partition, which fsbuild makes by itself
-			}
-			comparePartitions(t, d.Partitions, img.Partitions, root.Base)
-			if got := uuidText(img.Partitions[described.Partition-1].Entry.GUID); got != described.PartUUID {
-				t.Errorf("the root partition's GUID is %s, hooks see %s", got, described.PartUUID)
+			if got := seenPartitions(b.plan); got != want.partitions {
+				t.Errorf("IMAGE_BLOCK_DEVICES = %q, want %q", got, want.partitions)
 			}
 		})
 	}
-	if got := table([]string{"debian-minimal"}); got != fsbuild.NoTable {
-		t.Errorf("table of no block device is %d", got)
-	}
 }
 
-// comparePartitions expects the partitions of an element's configuration.
-func comparePartitions(t *testing.T, want []blockdevice.Partition, got []fsbuild.Partition, root string) {
-	t.Helper()
-	if len(got) != len(want) {
-		t.Fatalf("%d partitions, not %d", len(got), len(want))
+// TestGivenBlockDevice: a configuration of the caller wins, and wrong ones say
+// where they come from.
+func TestGivenBlockDevice(t *testing.T) {
+	const config = "- local_loop: {name: disk}\n- mkfs: {name: mkfs_root, base: disk, mount: {mount_point: /}}\n"
+	file := filepath.Join(t.TempDir(), "disk.yaml")
+	if err := os.WriteFile(file, []byte(strings.Replace(config, "name: disk", "name: disk, size: 1GiB", 1)), 0o600); err != nil {
+		t.Fatal(err)
 	}
-	for i, p := range want {
-		e := got[i].Entry
-		if e.Name != p.Name || e.TypeGUID != p.Type || got[i].Size != p.Size.Bytes || got[i].Root != (p.Name == root) {
-			t.Errorf("partition %d is %+v, the element says %+v", i+1, got[i], p)
+	for name, tc := range map[string]struct {
+		env  []string
+		said string
+		size int64
+		kind string
+	}{
+		"text":    {[]string{"DIB_BLOCK_DEVICE_CONFIG=" + config}, "User specified block-device config from DIB_BLOCK_DEVICE_CONFIG", 0, "ext4"},
+		"file":    {[]string{"DIB_BLOCK_DEVICE_CONFIG=file://" + file}, "Using file-based block-device config: " + file, 1 << 30, "ext4"},
+		"fs type": {[]string{"FS_TYPE=ext3", "DIB_BLOCK_DEVICE_CONFIG=" + config}, "User specified", 0, "ext3"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b, said, err := find(t, tc.env, "base", "debian-minimal", "block-device-mbr")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !strings.Contains(said, tc.said) {
+				t.Errorf("said %q, want %q", said, tc.said)
+			}
+			if d := b.plan.Disks[0]; d.Name != "disk" || d.Size != tc.size || root(b.plan).Type != tc.kind {
+				t.Errorf("plan %+v", b.plan)
+			}
+			if (b.fromFile() != "") != (name == "file") {
+				t.Errorf("the lock is to hold %q", b.fromFile())
+			}
+		})
+	}
+	for name, tc := range map[string]struct {
+		env  string
+		want []string
+	}{
+		"no file":      {"DIB_BLOCK_DEVICE_CONFIG=file:///nonexistent", []string{"DIB_BLOCK_DEVICE_CONFIG", "/nonexistent"}},
+		"no YAML":      {"DIB_BLOCK_DEVICE_CONFIG=mbr", []string{"not a list"}},
+		"xfs":          {"FS_TYPE=xfs", []string{"mkfs_root: type: xfs", "not supported"}},
+		"block size":   {"DIB_BLOCK_SIZE=big", []string{"DIB_BLOCK_SIZE"}},
+		"mkfs options": {"DIB_BLOCK_DEVICE_CONFIG=" + strings.Replace(config, "base: disk", "base: disk, opts: -Z", 1), []string{"mkfs mkfs_root: opts: option -Z"}},
+	} {
+		_, _, err := find(t, []string{tc.env}, "base", "debian-minimal")
+		for _, want := range tc.want {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: error %v, want %q", name, err, want)
+			}
 		}
 	}
 }

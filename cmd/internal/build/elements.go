@@ -108,11 +108,12 @@ func (w *worker) environment(s *elements.Selection) elements.Environment {
 	paths := slices.Clone(r.ElementPaths)
 	return elements.Environment{
 		Caller: r.Env, Elements: s, ElementsPath: append(paths, seenElements), Arch: r.Arch, ImageName: r.Output,
-		RootLabel: w.rootLabel(), MountPoints: []string{"/"}, ImageCache: seenCache, LockFiles: path.Join(seenBuild, "locks"),
+		RootFSType: root(w.plan).Type, RootLabel: root(w.plan).Label, BootLabel: bootLabel(w.plan),
+		MountPoints: mountPoints(w.plan), ImageCache: seenCache, LockFiles: path.Join(seenBuild, "locks"),
 		Offline: r.Offline, Trace: r.Trace, Epoch: w.job.Epoch.Unix(), Lib: seenLib, BuildDir: seenBuild, ImageDir: seenImage,
 		HooksPath: seenHooks, MountPath: seenMnt, Home: r.Home, Python: "/usr/bin/python3", Socket: path.Join(seenShared, "socket"),
 		HostPath:    seenBin + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-		BlockDevice: seenDevice, BlockDevices: "[image0]=" + seenDevice + " [root]=" + seenDevice + "p1 ",
+		BlockDevice: seenDevice, BlockDevices: seenPartitions(w.plan),
 		Args: elements.CanonicalArgs(r.Args, places(r)), Env: elements.CanonicalEnv(r.Env, places(r)),
 		FullArgs: strings.Join(r.Args, " "), FullEnv: elements.FullEnv(r.Env),
 		Set: w.phaseVariables(),

@@ -3,7 +3,6 @@ package build
 import (
 	"context"
 	"errors"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -11,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"cairn/cmd/internal/disk"
 	"cairn/fsbuild"
 	"cairn/fsbuild/ext4"
 	"cairn/fsbuild/tree"
@@ -27,13 +27,6 @@ import (
 // grow: cloud-init's state, the machine id, a random seed. 8 MiB were measured
 // to be too little, 32 MiB to be enough.
 const firstBootSlack = 32 << 20
-
-// Where GRUB's boot sector images are in the tree, once the element
-// bootloader has made them.
-const (
-	bootImg = "boot/grub/i386-pc/boot.img"
-	coreImg = "boot/grub/i386-pc/core.img"
-)
 
 // writeImages reads the tree and writes all outputs in one pass over it.
 func (w *worker) writeImages(ctx context.Context) error {
@@ -58,7 +51,7 @@ func (w *worker) writeImages(ctx context.Context) error {
 	for i, o := range outs {
 		specs = append(specs, w.output(w.req.Formats[i], o.File()))
 	}
-	results, err := fsbuild.Build(ctx, *img, specs, func(done, total int64) {
+	results, err := fsbuild.Build(ctx, img, specs, func(done, total int64) {
 		w.host.tell(Event{Kind: Progress, Step: w.step, Unit: "bytes", Done: done, Total: total})
 	})
 	if err != nil {
@@ -109,49 +102,21 @@ func (w *worker) devices() []string {
 }
 
 // describe turns the tree and the request into what is written.
-func (w *worker) describe(t *tree.Tree) (*fsbuild.Image, error) {
-	seed := reproducibility.Seed(w.job.Seed)
-	img := &fsbuild.Image{
-		Tree: t, DiskSize: w.req.DiskSize,
-		FS: ext4.Params{
-			UUID: seed.UUID(reproducibility.Root), HashSeed: seed.HashSeed(reproducibility.Root), Label: w.rootLabel(), Time: w.job.Epoch,
-			Slack: firstBootSlack + w.req.ExtraSize, KernelReserve: true,
-		},
+func (w *worker) describe(t *tree.Tree) (fsbuild.Image, error) {
+	img, err := disk.Image(w.plan, t, disk.Params{
+		Seed: w.job.Seed, Time: w.job.Epoch, Size: w.req.DiskSize,
+		Ext:  ext4.Params{Slack: firstBootSlack + w.req.ExtraSize, KernelReserve: true},
+		GRUB: slices.Contains(w.job.Names, "bootloader") && disk.NeedsGRUB(w.plan) && bootsFromBIOS(w.req.Arch),
+	})
+	if errors.Is(err, fs.ErrNotExist) {
+		return img, fail(err, "element bootloader")
 	}
-	kind := table(w.job.Names)
-	err := addTable(img, kind, seed)
-	if err != nil || kind == fsbuild.NoTable || !slices.Contains(w.job.Names, "bootloader") {
-		return img, err
-	}
-	if img.Boot, err = content(t, bootImg); err != nil {
-		return nil, fail(err, "element bootloader: boot sector")
-	}
-	if img.Core, err = content(t, coreImg); err != nil {
-		return nil, fail(err, "element bootloader: boot sector")
-	}
-	return img, nil
+	return img, err
 }
 
-// content reads a small file of the tree.
-func content(t *tree.Tree, path string) ([]byte, error) {
-	n := t.Lookup(path)
-	if n == nil || n.Type != tree.Regular {
-		return nil, &fs.PathError{Op: "read", Path: "/" + path, Err: fs.ErrNotExist}
-	}
-	const limit = 4 << 20
-	if n.Size > limit {
-		return nil, &fs.PathError{Op: "read", Path: "/" + path, Err: errors.New("too large")}
-	}
-	f, err := n.Content.Open()
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b := make([]byte, n.Size)
-	if _, err := io.ReadFull(f, b); err != nil {
-		return nil, err
-	}
-	return b, nil
+// bootsFromBIOS tells whether machines of an architecture have a BIOS.
+func bootsFromBIOS(arch string) bool {
+	return slices.Contains([]string{"amd64", "i386", "x86_64"}, arch)
 }
 
 // openOutputs makes the output files beside their final names.

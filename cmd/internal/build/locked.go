@@ -2,7 +2,6 @@ package build
 
 import (
 	"bytes"
-	"fmt"
 	"maps"
 	"path/filepath"
 	"slices"
@@ -78,7 +77,7 @@ func (p *parent) lockRequest() lock.Request {
 	r := p.req
 	options := map[string]string{"release": r.Debian.Suite, "components": strings.Join(r.Debian.Components, " ")}
 	for name, value := range map[string]string{
-		"root-label": r.RootLabel, "image-mirror": r.Debian.ImageMirror, "disk-size": number(r.DiskSize), "extra-size": number(r.ExtraSize),
+		"root-label": r.RootLabel, "mkfs-options": r.MkfsOptions, "block-device": p.planned.block.fromFile(), "image-mirror": r.Debian.ImageMirror, "disk-size": number(r.DiskSize), "extra-size": number(r.ExtraSize),
 	} {
 		if value != "" {
 			options[name] = value
@@ -95,6 +94,14 @@ func (p *parent) lockRequest() lock.Request {
 		Elements: slices.Clone(r.Elements), Arch: r.Arch, Types: slices.Sorted(slices.Values(r.Formats)),
 		Packages: slices.Clone(r.Packages), Options: options,
 	}
+}
+
+// fromFile is a configuration that the environment only names.
+func (b *blockDevice) fromFile() string {
+	if b.given {
+		return string(b.text)
+	}
+	return ""
 }
 
 func number(n int64) string {
@@ -253,9 +260,4 @@ func (p *parent) writeLock(s *Summary) error {
 		return hintFull(fail(err, "write the lock file %s", p.req.LockPath), "--lock names another place")
 	}
 	return nil
-}
-
-// uuidText is the usual form of a UUID.
-func uuidText(u [16]byte) string {
-	return fmt.Sprintf("%x-%x-%x-%x-%x", u[0:4], u[4:6], u[6:8], u[8:10], u[10:16])
 }

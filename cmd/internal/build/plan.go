@@ -20,6 +20,7 @@ type planned struct {
 	selection *elements.Selection
 	staged    []Staged
 	tools     []string
+	block     *blockDevice
 }
 
 // plan expands the elements and refuses what cannot be built.
@@ -34,7 +35,11 @@ func (p *parent) plan() error {
 	if err := p.checkRequest(); err != nil {
 		return err
 	}
-	p.planned = planned{selection: selection, tools: baseTools}
+	block, err := p.findBlockDevice(selection)
+	if err != nil {
+		return err
+	}
+	p.planned = planned{selection: selection, tools: baseTools, block: block}
 	for _, e := range selection.Elements {
 		p.planned.staged = append(p.planned.staged, Staged{Name: e.Name, Seen: e.Dir, BuiltIn: e.Builtin})
 		if !e.Builtin {
@@ -62,21 +67,6 @@ var hostTools = []string{
 
 // checkRequest refuses what could only fail at the end.
 func (p *parent) checkRequest() error {
-	if label := p.req.RootLabel; len(label) > 16 {
-		return refuse("choose a shorter --root-label", "Label [%s] too long for filesystem [ext4]: %d > 16", label, len(label))
-	}
-	for _, kv := range p.req.Env {
-		name, value, _ := strings.Cut(kv, "=")
-		if value == "" {
-			continue
-		}
-		switch {
-		case name == "DIB_BLOCK_DEVICE_CONFIG":
-			return refuse("leave it unset: the layouts are one partition (element vm) and a bare file system", "DIB_BLOCK_DEVICE_CONFIG is not supported by this version")
-		case name == "FS_TYPE" && value != "ext4":
-			return refuse("leave FS_TYPE unset for ext4", "FS_TYPE=%s is not supported by this version", value)
-		}
-	}
 	for _, format := range p.req.Formats {
 		if err := checkFolder(filepath.Dir(outputPath(p.req, format))); err != nil {
 			return err
@@ -104,7 +94,7 @@ func (p *parent) job() Job {
 	return Job{
 		Request: req, Elements: p.planned.staged, Names: p.planned.selection.Names(), Work: p.workDir, Seed: p.inputs.seed,
 		Epoch: p.inputs.epoch, MapBase: p.ids.Base(), ToolsFor: p.planned.tools, CA: p.inputs.server.CAPEM(),
-		TCPPorts: p.inputs.ports(),
+		TCPPorts: p.inputs.ports(), BlockDevice: p.planned.block.text,
 	}
 }
 

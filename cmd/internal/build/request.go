@@ -27,6 +27,7 @@ type Request struct {
 	Locked       []byte   // the lock file to rebuild from, nil to make a new one
 	LockPath     string   // where a new lock file goes
 	RootLabel    string   // file-system label of the root, "" for the default
+	MkfsOptions  string   // of the root file system, as mkfs has them
 	DiskSize     int64    // bytes, 0 for minimal
 	ExtraSize    int64    // free bytes to add to the minimal size
 	Checksums    []string // "md5", "sha256": checksum files beside the outputs

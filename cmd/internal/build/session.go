@@ -3,7 +3,6 @@ package build
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"maps"
 	"os"
@@ -164,17 +163,4 @@ func (w *worker) sessionMounts() ([]sandbox.Mount, error) {
 		mounts = append(mounts, sandbox.Mount{Source: w.stagedElement(e), Target: e.Seen, ReadOnly: true})
 	}
 	return mounts, nil
-}
-
-// fstab is the image's /etc/fstab, in diskimage-builder's form.
-func (w *worker) fstab() string {
-	return fmt.Sprintf("LABEL=%s / ext4 defaults 0 1\n", w.rootLabel())
-}
-
-// rootLabel is the root file system's label.
-func (w *worker) rootLabel() string {
-	if w.req.RootLabel != "" {
-		return w.req.RootLabel
-	}
-	return "cloudimg-rootfs"
 }

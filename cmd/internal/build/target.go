@@ -31,7 +31,7 @@ func (w *worker) stageDisk() error {
 	if err := makeImageDir(dir); err != nil {
 		return err
 	}
-	text, err := json.Marshal(disk(table(w.job.Names), w.job.Seed, w.rootLabel()))
+	text, err := json.Marshal(seenDisk(w.plan, w.job.Seed))
 	if err != nil {
 		return err
 	}

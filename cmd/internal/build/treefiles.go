@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path"
+	"strings"
 
 	"cairn/sandbox"
 )
@@ -130,11 +131,35 @@ func (w *worker) createFilesystem(context.Context) error {
 		if _, err := r.Lstat("etc"); errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if err := writeOwned(r, "etc/fstab", []byte(w.fstab()), 0o644); err != nil {
+		if err := writeOwned(r, "etc/fstab", []byte(w.plan.Fstab()), 0o644); err != nil {
 			return fail(err, "write /etc/fstab")
 		}
-		return nil
+		return w.makeMountPoints(r)
 	})
+}
+
+// makeMountPoints makes those that no element has made: from here on
+// diskimage-builder has the file systems mounted.
+func (w *worker) makeMountPoints(r *os.Root) error {
+	for _, m := range w.plan.Mounts {
+		made := ""
+		for part := range strings.SplitSeq(strings.Trim(path.Clean(m.Point), "/"), "/") {
+			made = path.Join(made, part)
+			if m.Point == "none" || made == "" {
+				break
+			}
+			switch err := r.Mkdir(made, 0o755); {
+			case errors.Is(err, fs.ErrExist):
+				continue
+			case err != nil:
+				return fail(err, "make the mount point %s", m.Point)
+			}
+			if err := errors.Join(r.Chmod(made, 0o755), r.Lchown(made, sandbox.IDShift, sandbox.IDShift)); err != nil {
+				return fail(err, "make the mount point %s", m.Point)
+			}
+		}
+	}
+	return nil
 }
 
 // cleanupPhase runs cleanup.d and then diskimage-builder's own clean-up.

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"cairn/elements/blockdevice"
 	"cairn/fsbuild/tree"
 	"cairn/sandbox"
 )
@@ -28,6 +29,8 @@ type Job struct {
 	ToolsFor []string // packages of the tools root
 	CA       []byte   // certificate of the recording server, PEM
 	TCPPorts []int    // ports that hooks may connect to beside 80 and 443
+	// BlockDevice is the block-device configuration, which the parent has checked.
+	BlockDevice []byte
 }
 
 // Staged is one element of the selection.
@@ -52,6 +55,11 @@ func Worker(ctx context.Context, conn *sandbox.WorkerConn) error {
 		return fmt.Errorf("get the job from the parent: %w", err)
 	}
 	w := &worker{job: job, req: &job.Request, host: h, dirs: workDirs(job.Work), begun: time.Now()}
+	plan, err := parseBlockDevice(job.BlockDevice, w.req)
+	if err != nil {
+		return err
+	}
+	w.plan = plan
 	summary, err := w.run(ctx)
 	if cerr := w.close(); err == nil && cerr != nil {
 		err = fail(cerr, "clean up the work directory %s", job.Work)
@@ -74,6 +82,7 @@ type worker struct {
 	program string // digest of this program
 	steps   []StepTime
 	ledger  []tree.Node
+	plan    *blockdevice.Plan // of the disk
 	shared  []shared
 	mounts  []sandbox.Mount
 	summary Summary

@@ -19,7 +19,7 @@ func (p *program) cairn(ctx context.Context) error {
 	root.SetArgs(p.args)
 	root.SetOut(p.stdout)
 	root.SetErr(p.stderr)
-	root.AddCommand(p.buildCommand(), p.elementsCommand(), p.mkfsCommand(), p.convertCommand(), p.doctorCommand(), p.cacheCommand(), p.versionCommand())
+	root.AddCommand(p.buildCommand(), p.elementsCommand(), p.mkfsCommand(), p.diskCommand(), p.convertCommand(), p.doctorCommand(), p.cacheCommand(), p.versionCommand())
 	return root.ExecuteContext(ctx)
 }
 

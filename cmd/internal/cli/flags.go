@@ -9,31 +9,32 @@ import (
 // flags are the options that `cairn build` and disk-image-create share, as
 // they were given.
 type flags struct {
-	arch       string
-	output     string
-	types      []string
-	trace      int
-	plainQcow2 bool // -u
-	skipBase   bool // -n
-	packages   []string
-	checksum   bool
-	imageSize  string // GiB, fractions allowed
-	extraSize  string // MiB
-	imageCache string
-	noTmpfs    bool
-	tmpfs      bool
-	minTmpfs   string
-	offline    bool
-	locked     bool
-	lockFile   string
-	rootLabel  string
-	logfile    string
-	mirror     string
-	expired    bool
-	epoch      string
-	help       bool
-	version    bool
-	cairn      bool // the options are those of `cairn build`
+	arch                                   string
+	output                                 string
+	types                                  []string
+	trace                                  int
+	plainQcow2                             bool // -u
+	skipBase                               bool // -n
+	packages                               []string
+	checksum                               bool
+	imageSize                              string // GiB, fractions allowed
+	extraSize                              string // MiB
+	imageCache                             string
+	noTmpfs                                bool
+	tmpfs                                  bool
+	minTmpfs                               string
+	offline                                bool
+	locked                                 bool
+	lockFile                               string
+	rootLabel                              string
+	mkfsOptions, journalSize, onlineResize string
+	logfile                                string
+	mirror                                 string
+	expired                                bool
+	epoch                                  string
+	help                                   bool
+	version                                bool
+	cairn                                  bool // the options are those of `cairn build`
 }
 
 // options lists them for getopt, in the order of the help.
@@ -69,6 +70,9 @@ func (f *flags) options() []option {
 		{0, "offline", false, on(&f.offline)},
 		{0, "root-label", true, text(&f.rootLabel)},
 		{0, "logfile", true, text(&f.logfile)},
+		{0, "max-online-resize", true, text(&f.onlineResize)},
+		{0, "mkfs-journal-size", true, text(&f.journalSize)},
+		{0, "mkfs-options", true, text(&f.mkfsOptions)},
 	}
 	if !f.cairn {
 		return options
@@ -106,6 +110,9 @@ const (
   --no-tmpfs          keep the work directory on disk (the default)
   --offline           use what the cache holds, no network
   --root-label LABEL  label of the root file system (default: cloudimg-rootfs)
+  --mkfs-options STR  options of mkfs for the root file system, such as "-m 0"
+  --mkfs-journal-size N  journal of the root file system, in MiB
+  --max-online-resize N  blocks of 4 KiB to which it is to be able to grow
   --logfile FILE      write the output to FILE, with times
   -h, --help          print this help
   --version           print the version

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -79,12 +80,26 @@ func (p *program) request(f *flags, names []string) (*build.Request, error) {
 	if r.RootLabel == "" {
 		r.RootLabel = p.value("ROOT_LABEL", "")
 	}
+	r.MkfsOptions = p.mkfsOptions(f)
 	for _, step := range []func(*flags, *build.Request) error{p.outputs, p.sizes, p.epoch, p.checksums, p.debian, p.lock} {
 		if err := step(f, r); err != nil {
 			return nil, err
 		}
 	}
 	return r, nil
+}
+
+// mkfsOptions are those of the root file system, as diskimage-builder gives
+// them to mkfs. Journal and growth have defaults of their own here.
+func (p *program) mkfsOptions(f *flags) string {
+	var words []string
+	if n := cmp.Or(f.onlineResize, p.value("MAX_ONLINE_RESIZE", "")); n != "" {
+		words = append(words, "-E", "resize="+n)
+	}
+	if n := cmp.Or(f.journalSize, p.value("DIB_JOURNAL_SIZE", "")); n != "" {
+		words = append(words, "-J", "size="+n)
+	}
+	return strings.Join(append(words, strings.Fields(f.mkfsOptions)...), " ")
 }
 
 // transport fetches through the proxies of the environment, if there are any.

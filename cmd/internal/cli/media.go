@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"cairn/cmd/internal/build"
 	"cairn/cmd/internal/convert"
@@ -20,7 +22,7 @@ import (
 type mkfsFlags struct {
 	size, growTo, owner, epoch string
 	set                        []string
-	json                       bool
+	numeric, json              bool
 }
 
 func (p *program) mkfsCommand() *cobra.Command {
@@ -28,9 +30,7 @@ func (p *program) mkfsCommand() *cobra.Command {
 	r := mkfs.Request{}
 	c := &cobra.Command{
 		Use: "mkfs -t TYPE [OPTION]... SOURCE OUT", Short: "Make a file system or an archive of a directory, a tar archive or an image",
-		Long: "Make a file system or an archive, without root. SOURCE is a directory, a tar archive (compressed or not, - for\n" +
-			"standard input), or an image with an ext2, ext3, ext4 or FAT file system in any format that convert reads. The same\n" +
-			"source and options give the same bytes. Owners are numbers, those that the source has.\n\n" + settingsHelp(),
+		Long: mkfsHelp + settingsHelp(),
 		Args: cobra.ExactArgs(2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			r.Source, r.Output = args[0], args[1]
@@ -38,7 +38,15 @@ func (p *program) mkfsCommand() *cobra.Command {
 			if err := p.readMkfs(&f, &r); err != nil {
 				return err
 			}
+			show, _, err := p.display(&flags{cairn: true})
+			if err != nil {
+				return err
+			}
+			r.Progress = func(done, total int64) {
+				show.event(build.Event{Kind: build.Progress, Step: "write " + r.Type, Unit: "bytes", Done: done, Total: total})
+			}
 			s, err := mkfs.Run(cmd.Context(), r)
+			show.close()
 			if err != nil {
 				return mediaError(err)
 			}
@@ -50,34 +58,65 @@ func (p *program) mkfsCommand() *cobra.Command {
 	flags.StringVarP(&r.Label, "label", "L", "", "label of the file system")
 	flags.StringVar(&f.size, "size", "minimal", "minimal, BYTES, +BYTES (free beside what is needed) or xFACTOR; K, M, G, T and P count in 1024s")
 	flags.StringVar(&f.growTo, "grow-to", "", "size to which resize2fs is to be able to grow it, up to 1P")
-	flags.IntVar(&r.Partition, "partition", 0, "number of the partition of the image SOURCE")
-	flags.StringVar(&f.owner, "owner", "", "UID:GID of everything, instead of the source's")
-	flags.StringVar(&f.epoch, "source-date-epoch", "", "latest time of anything, in seconds since 1970 (default: $SOURCE_DATE_EPOCH, else the source's latest)")
-	flags.StringVar(&r.Seed, "seed", "", "64 hexadecimal digits that UUIDs follow from (default: from the source)")
+	p.sourceFlags(flags, &f, &r)
 	flags.StringArrayVar(&f.set, "set", nil, "NAME=VALUE, a setting of the type; may be repeated")
 	flags.BoolVar(&f.json, "json", false, "print the summary as JSON")
 	_ = c.MarkFlagRequired("type") // it exists
 	return c
 }
 
+// sourceFlags are the options about what a command reads.
+func (p *program) sourceFlags(flags *pflag.FlagSet, f *mkfsFlags, r *mkfs.Request) {
+	flags.IntVar(&r.Partition, "partition", 0, "number of the partition of the image SOURCE")
+	flags.StringVar(&r.Arch, "arch", p.arch(), "architecture of the image to take from an OCI image layout")
+	flags.StringVar(&f.owner, "owner", "", "UID:GID of everything, instead of the source's, or with --owner-from-tar of the rest")
+	flags.StringVar(&r.OwnersOf, "owner-from-tar", "", "a tar archive (- for standard input) that tells owners, modes, attributes and devices of the directory SOURCE")
+	flags.BoolVar(&f.numeric, "numeric", true, "owners are numbers, names in archives are not looked up; there is no other way")
+	flags.StringVar(&f.epoch, "source-date-epoch", "", "latest time of anything, in seconds since 1970 (default: $SOURCE_DATE_EPOCH, else the source's latest)")
+	flags.StringVar(&r.Seed, "seed", "", "64 hexadecimal digits that UUIDs follow from (default: from the source)")
+}
+
 // mediaError has the hint of an error shown.
 func mediaError(err error) error {
 	var wrong *mkfs.Error
 	if errors.As(err, &wrong) {
-		return &build.Failure{What: wrong.What, Hint: wrong.Hint, Code: exitFailure}
+		return &build.Failure{What: err.Error(), Hint: wrong.Hint, Code: exitFailure}
 	}
-	var output *fsbuild.OutputError
-	if errors.As(err, &output) {
-		return &build.Failure{What: err.Error(), Hint: output.Hint(), Code: exitFailure}
+	var hinting interface{ Hint() string }
+	if errors.As(err, &hinting) {
+		return &build.Failure{What: err.Error(), Hint: hinting.Hint(), Code: exitFailure}
 	}
 	return err
 }
 
+const mkfsHelp = `Make a file system or an archive, without root. SOURCE is one of
+  DIRECTORY       as it is on disk
+  FILE            a tar archive, compressed or not (- for standard input), or an image with an ext2, ext3, ext4 or FAT
+                  file system in any format that convert reads
+  oci:DIR[:TAG]   a container image in an OCI image layout; its layers are put together, its digests verified
+OUT is a file; for cpio and tar - is standard output. The same source and options give the same bytes.
+
+Owners are numbers, those that the source has: a directory's on disk, an archive's in its headers. As an ordinary
+user, unpack an archive into a directory, change what you like, and give the archive with --owner-from-tar: owners,
+modes, attributes and device nodes are then the archive's, contents and times the directory's, and what the archive
+does not have belongs to root, or to --owner.
+`
+
+// settingsHelp is a table of all settings. Types that have the same share it.
 func settingsHelp() string {
 	var b strings.Builder
-	b.WriteString("Settings (--set NAME=VALUE):\n")
-	for _, kind := range mkfs.Types() {
-		fmt.Fprintf(&b, "  %-8s  %s\n", kind, strings.Join(mkfs.Settings(kind), ", "))
+	b.WriteString("\nSettings (--set NAME=VALUE), numbers with K, M, G, T or P for powers of 1024:")
+	for types := mkfs.Types(); len(types) > 0; {
+		settings := mkfs.Settings(types[0])
+		same := 1
+		for same < len(types) && slices.Equal(mkfs.Settings(types[same]), settings) {
+			same++
+		}
+		fmt.Fprintf(&b, "\n  %s\n", strings.Join(types[:same], ", "))
+		for _, s := range settings {
+			fmt.Fprintf(&b, "    %-17s %s\n", s.Name, s.Help)
+		}
+		types = types[same:]
 	}
 	return strings.TrimSuffix(b.String(), "\n")
 }
@@ -91,6 +130,9 @@ func (p *program) readMkfs(f *mkfsFlags, r *mkfs.Request) (err error) {
 		if r.GrowTo, err = mkfs.ParseBytes(f.growTo); err != nil {
 			return fmt.Errorf("option --grow-to: %w", err)
 		}
+	}
+	if !f.numeric {
+		return errors.New("option --numeric: names of users are not looked up: they mean others on each machine")
 	}
 	if f.owner != "" {
 		uid, gid, ok := strings.Cut(f.owner, ":")
@@ -112,8 +154,13 @@ func (p *program) readMkfs(f *mkfsFlags, r *mkfs.Request) (err error) {
 	if r.Output != "-" {
 		r.Output = p.abs(r.Output)
 	}
-	if r.Source != "-" {
+	if layout, ok := strings.CutPrefix(r.Source, "oci:"); ok {
+		r.Source = "oci:" + p.abs(layout)
+	} else if r.Source != "-" {
 		r.Source = p.abs(r.Source)
+	}
+	if r.OwnersOf != "" && r.OwnersOf != "-" {
+		r.OwnersOf = p.abs(r.OwnersOf)
 	}
 	return nil
 }

@@ -42,7 +42,7 @@ func Options(format string) []string { return options[format] }
 // Run converts. The output appears under its name when it is complete.
 func Run(ctx context.Context, r Request, progress func(done, total int64)) (fsbuild.Result, error) {
 	var none fsbuild.Result
-	out, err := r.output()
+	out, err := Output(r.To, r.Options)
 	if err != nil {
 		return none, err
 	}
@@ -81,20 +81,22 @@ func Run(ctx context.Context, r Request, progress func(done, total int64)) (fsbu
 	return results[0], file.Commit()
 }
 
-// output reads the format's options.
-func (r *Request) output() (fsbuild.Output, error) {
-	known, ok := options[r.To]
+// Output is an output in a format with some of its [Options]. Its identifiers
+// are for the caller to set.
+func Output(format string, values map[string]string) (fsbuild.Output, error) {
+	known, ok := options[format]
 	if !ok {
-		return fsbuild.Output{}, &mkfs.Error{What: fmt.Sprintf("option -t: format %q is not one of %s", r.To, strings.Join(fsbuild.Formats(), ", "))}
+		return fsbuild.Output{}, &mkfs.Error{What: fmt.Sprintf("option -t: format %q is not one of %s", format, strings.Join(fsbuild.Formats(), ", "))}
 	}
-	for _, name := range slices.Sorted(maps.Keys(r.Options)) {
+	names := slices.Sorted(maps.Keys(values))
+	for _, name := range names {
 		if !slices.Contains(known, name) {
-			return fsbuild.Output{}, &mkfs.Error{What: fmt.Sprintf("option -o: %s does not know %q", r.To, name), Hint: "options of " + r.To + ": " + strings.Join(known, ", ")}
+			return fsbuild.Output{}, &mkfs.Error{What: fmt.Sprintf("option -o: %s does not know %q", format, name), Hint: "options of " + format + ": " + strings.Join(known, ", ")}
 		}
 	}
-	o := fsbuild.Output{Format: r.To, Compress: true}
-	for _, name := range slices.Sorted(maps.Keys(r.Options)) {
-		if err := set(&o, name, r.Options[name]); err != nil {
+	o := fsbuild.Output{Format: format, Compress: true}
+	for _, name := range names {
+		if err := set(&o, name, values[name]); err != nil {
 			return o, err
 		}
 	}
@@ -115,9 +117,15 @@ func (r *Request) identify(o *fsbuild.Output, d fsbuild.Disk) error {
 			return &mkfs.Error{What: fmt.Sprintf("option --seed: %v", err), Hint: "64 hexadecimal digits, as sha256sum prints them"}
 		}
 	}
-	name := reproducibility.Name("container " + r.To)
-	o.VHD.UUID, o.VMDK.CID = seed.UUID(name), seed.VolumeSerial(name)
+	Identify(o, seed)
 	return nil
+}
+
+// Identify gives a container identifiers that follow from a seed and its
+// format.
+func Identify(o *fsbuild.Output, seed reproducibility.Seed) {
+	name := reproducibility.Name("container " + o.Format)
+	o.VHD.UUID, o.VMDK.CID = seed.UUID(name), seed.VolumeSerial(name)
 }
 
 // set takes one option.

@@ -19,21 +19,50 @@ import (
 type kind struct {
 	archive             bool // can be written in a row
 	label, sized, grows bool
-	settings            []string
+	settings            []Setting
 	write               func(context.Context, *job, *sink) (Summary, error)
 }
 
+// Setting is a value that a type takes by name.
+type Setting struct{ Name, Help string }
+
 var (
-	extSettings = []string{"block-size", "hash-seed", "inode-ratio", "inode-size", "inodes", "journal-size", "large-dir", "reserved-percent", "uuid"}
+	extSettings = []Setting{
+		{"block-size", "bytes of a block: 1K, 2K or 4K (default: 4K)"},
+		{"hash-seed", "UUID that the hashes of directories depend on (default: from --seed)"},
+		{"inode-ratio", "bytes for each inode, 1K to 64M (default: the inodes that SOURCE needs, and some more)"},
+		{"inode-size", "bytes of an inode: a power of two from 128 to a block (default: 256)"},
+		{"inodes", "least number of inodes"},
+		{"journal-size", "bytes, 0 for none, auto for what mke2fs takes (default: 16M; ext2 has none)"},
+		{"kernel-reserve", "true: --size +BYTES are free beside what Linux withholds from everybody (ext4 only)"},
+		{"large-dir", "true: directories may have three levels of index (ext4 only)"},
+		{"reserved-percent", "share of the blocks for root alone, 0 to 50 (default: 0)"},
+		{"uuid", "of the file system (default: from --seed)"},
+	}
+	fatSettings = []Setting{
+		{"cluster-size", "bytes of a cluster: 1 to 128 sectors, a power of two (default: by size, as mkfs.fat)"},
+		{"fat", "12, 16 or 32 (default: by size, as mkfs.fat)"},
+		{"hidden-sectors", "first sector of the partition that it is for (default: 0)"},
+		{"media", "media descriptor, f0 or f8 to ff (default: f8)"},
+		{"root-entries", "least size of the root directory of FAT12 and FAT16 (default: 512)"},
+		{"sector-size", "bytes of a sector: 512, 1K, 2K or 4K (default: 512)"},
+		{"serial", "volume serial number, like 1234-ABCD (default: from --seed)"},
+	}
+	squashSettings = []Setting{
+		{"block-size", "bytes of a block: a power of two from 4K to 1M (default: 128K)"},
+		{"compression", "gzip, xz or zstd (default: gzip)"},
+		{"level", "of gzip 1 to 9 (default: 7), of zstd 1 to 4 (default: 4)"},
+		{"skip-xattrs", "true: leave out attributes that the format has no place for, such as POSIX ACLs"},
+	}
 
 	kinds = map[string]kind{
 		"ext4":     {label: true, sized: true, grows: true, settings: extSettings, write: ext(ext4.Ext4)},
 		"ext3":     {label: true, sized: true, grows: true, settings: extSettings, write: ext(ext4.Ext3)},
 		"ext2":     {label: true, sized: true, grows: true, settings: extSettings, write: ext(ext4.Ext2)},
-		"vfat":     {label: true, sized: true, settings: []string{"cluster-size", "fat", "hidden-sectors", "sector-size", "serial"}, write: fat},
-		"squashfs": {settings: []string{"block-size", "compression", "level", "skip-xattrs"}, write: squash},
-		"cpio":     {archive: true, settings: []string{"align"}, write: newc},
-		"tar":      {archive: true, settings: []string{"skip-sockets"}, write: pax},
+		"vfat":     {label: true, sized: true, settings: fatSettings, write: fat},
+		"squashfs": {settings: squashSettings, write: squash},
+		"cpio":     {archive: true, settings: []Setting{{"align", "bytes that the archive is a multiple of: 4 to 1M (default: 512)"}}, write: newc},
+		"tar":      {archive: true, settings: []Setting{{"skip-sockets", "true: leave out sockets, which archives cannot have"}}, write: pax},
 	}
 )
 
@@ -52,6 +81,7 @@ func ext(t ext4.Type) func(context.Context, *job, *sink) (Summary, error) {
 		set.count("inode-ratio", &p.InodeRatio)
 		set.float("reserved-percent", &p.ReservedPercent)
 		set.boolean("large-dir", &p.LargeDir)
+		set.boolean("kernel-reserve", &p.KernelReserve)
 		var inodes int64
 		set.count("inodes", &inodes)
 		p.Inodes = uint32(min(inodes, 1<<32-1))
@@ -59,8 +89,16 @@ func ext(t ext4.Type) func(context.Context, *job, *sink) (Summary, error) {
 		if set.err != nil {
 			return Summary{}, set.err
 		}
-		s, err := ext4.Write(ctx, out.at, j.tree, p)
-		return Summary{Size: s.Size, UUID: s.UUID, Inodes: s.Inodes, FreeBytes: s.FreeBlocks * s.BlockSize, MaxSize: s.MaxSize}, err
+		l, err := ext4.Plan(j.tree, p)
+		if err != nil {
+			return Summary{}, err
+		}
+		out.total = l.Size()
+		s, err := l.Write(ctx, out)
+		return Summary{
+			Size: s.Size, UUID: s.UUID, BlockSize: s.BlockSize, Inodes: s.Inodes, UsedInodes: s.UsedInodes,
+			FreeBytes: s.FreeBlocks * s.BlockSize, MaxSize: s.MaxSize,
+		}, err
 	}
 }
 
@@ -70,6 +108,8 @@ func fat(ctx context.Context, j *job, out *sink) (Summary, error) {
 	set.serial("serial", &p.Serial)
 	set.integer("sector-size", &p.SectorSize)
 	set.integer("cluster-size", &p.ClusterSize)
+	set.integer("root-entries", &p.RootEntries)
+	set.media("media", &p.Media)
 	var bits, hidden int64
 	set.count("fat", &bits)
 	set.count("hidden-sectors", &hidden)
@@ -80,8 +120,13 @@ func fat(ctx context.Context, j *job, out *sink) (Summary, error) {
 	if j.Size.Factor != 0 {
 		return Summary{}, refuse("use --size +BYTES", "option --size: vfat has no size by factor")
 	}
-	s, err := vfat.Write(ctx, out.at, j.tree, p)
-	return Summary{Size: s.Size, UUID: s.Serial, FreeBytes: s.FreeClusters * s.ClusterSize}, err
+	l, err := vfat.Plan(j.tree, p)
+	if err != nil {
+		return Summary{}, err
+	}
+	out.total = l.Size()
+	s, err := l.Write(ctx, out)
+	return Summary{Size: s.Size, UUID: s.Serial, BlockSize: s.ClusterSize, FreeBytes: s.FreeClusters * s.ClusterSize}, err
 }
 
 func squash(ctx context.Context, j *job, out *sink) (Summary, error) {
@@ -94,7 +139,8 @@ func squash(ctx context.Context, j *job, out *sink) (Summary, error) {
 	if set.err != nil {
 		return Summary{}, set.err
 	}
-	s, err := squashfs.Write(ctx, out.at, j.tree, p)
+	out.total = 0 // nobody knows how small it gets
+	s, err := squashfs.Write(ctx, out, j.tree, p)
 	return Summary{Size: s.Size, Inodes: s.Inodes}, err
 }
 
@@ -106,7 +152,7 @@ func newc(ctx context.Context, j *job, out *sink) (Summary, error) {
 		return Summary{}, set.err
 	}
 	s, err := cpio.Write(ctx, out, j.tree, p)
-	return Summary{Size: s.Size}, err
+	return Summary{Size: s.Size, Entries: s.Entries}, err
 }
 
 func pax(ctx context.Context, j *job, out *sink) (Summary, error) {
@@ -117,7 +163,7 @@ func pax(ctx context.Context, j *job, out *sink) (Summary, error) {
 		return Summary{}, set.err
 	}
 	s, err := tar.Write(ctx, out, j.tree, p)
-	return Summary{Size: s.Size}, err
+	return Summary{Size: s.Size, Entries: s.Entries}, err
 }
 
 // settings are values of --set. The first that is wrong is err.
@@ -189,6 +235,13 @@ func (s *settings) compression(name string, to *squashfs.Compression) {
 			return 0, strconv.ErrSyntax
 		}
 		return c, nil
+	})
+}
+
+func (s *settings) media(name string, to *byte) {
+	set(s, name, "two hexadecimal digits", to, func(text string) (byte, error) {
+		n, err := strconv.ParseUint(strings.TrimPrefix(text, "0x"), 16, 8)
+		return byte(n), err
 	})
 }
 

@@ -4,7 +4,9 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/sha256"
 	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -120,8 +122,11 @@ func TestStreams(t *testing.T) {
 	_, err := w.Write(plain.Bytes())
 	must(t, errors.Join(err, w.Close()))
 	tmp := t.TempDir()
-	_, err = mkfs.Run(t.Context(), mkfs.Request{Type: "tar", Source: "-", Stdin: &packed, Output: "-", Stdout: &again, TmpDir: tmp})
+	s, err := mkfs.Run(t.Context(), mkfs.Request{Type: "tar", Source: "-", Stdin: &packed, Output: "-", Stdout: &again, TmpDir: tmp})
 	must(t, err)
+	if s.SHA256 != fmt.Sprintf("%x", sha256.Sum256(again.Bytes())) || s.Size != int64(again.Len()) || s.Entries != 5 {
+		t.Errorf("summary of a stream: %+v", s)
+	}
 	if !bytes.Equal(plain.Bytes(), again.Bytes()) {
 		t.Error("the archive of an archive is another one")
 	}

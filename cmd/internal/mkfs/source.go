@@ -18,12 +18,15 @@ import (
 	"cairn/fsbuild/tree"
 	"cairn/fsbuild/tree/dir"
 	"cairn/fsbuild/vfat"
+	"cairn/oci"
 )
 
 // source is an open tree.
 type source struct {
-	tree  *tree.Tree
-	files []*os.File // that its contents are read from
+	tree        *tree.Tree
+	isDirectory bool
+	manifest    string      // digest of a container image
+	files       []io.Closer // that its contents are read from
 }
 
 func (s *source) close() {
@@ -31,6 +34,9 @@ func (s *source) close() {
 		_ = f.Close() // only read
 	}
 }
+
+// isLayout tells references to OCI image layouts from paths.
+func isLayout(name string) bool { return strings.HasPrefix(name, "oci:") }
 
 // openSource reads the tree of what the request names.
 func openSource(ctx context.Context, r *Request) (*source, error) {
@@ -44,12 +50,16 @@ func openSource(ctx context.Context, r *Request) (*source, error) {
 }
 
 func (s *source) open(ctx context.Context, r *Request) (err error) {
-	if r.Source == "-" {
-		return s.archive(ctx, r, r.Stdin)
+	switch {
+	case r.Source == "-":
+		s.tree, err = s.archive(ctx, r, r.Stdin, "standard input")
+		return err
+	case isLayout(r.Source):
+		return s.layout(ctx, r)
 	}
 	f, err := os.Open(r.Source)
 	if err != nil {
-		return refuse("the source is a directory, a tar archive or an image", "%v", err)
+		return refuse(sources, "%v", err)
 	}
 	s.files = append(s.files, f)
 	st, err := f.Stat()
@@ -59,28 +69,143 @@ func (s *source) open(ctx context.Context, r *Request) (err error) {
 	case st.IsDir() && r.Partition != 0:
 		return refuse("", "option --partition: %s is a directory", r.Source)
 	case st.IsDir():
+		s.isDirectory = true
 		s.tree, err = dir.ReadFrom(ctx, f, dir.Options{})
 		return err
 	case !st.Mode().IsRegular():
-		return refuse("the source is a directory, a tar archive or an image", "%s is neither a file nor a directory", r.Source)
+		return refuse(sources, "%s is neither a file nor a directory", r.Source)
 	}
+	head, err := firstBytes(f)
+	switch {
+	case err != nil:
+		return err
+	case !isArchive(head):
+		return s.image(ctx, r, f, st.Size())
+	case r.Partition != 0:
+		return refuse("", "option --partition: %s is an archive", r.Source)
+	}
+	s.tree, err = s.file(ctx, r, f, head)
+	return err
+}
+
+const sources = "the source is a directory, a tar archive, an image, or oci:DIRECTORY for an OCI image layout"
+
+// firstBytes returns what tells the kinds of files, less where a file is short.
+func firstBytes(f *os.File) ([]byte, error) {
 	head := make([]byte, 512)
 	n, err := f.ReadAt(head, 0)
-	if err != nil && !errors.Is(err, io.EOF) {
+	if errors.Is(err, io.EOF) {
+		err = nil
+	}
+	return head[:n], err
+}
+
+// isArchive reports whether a file that begins so is taken for a tar archive.
+func isArchive(head []byte) bool { return isTar(head) || isPacked(head) }
+
+func isPacked(head []byte) bool { return compress.Detect(head) != compress.None }
+
+// layout takes the tree of a container image. Its owners are those of the
+// layers' archives.
+func (s *source) layout(ctx context.Context, r *Request) error {
+	image, err := oci.OpenLayout(ctx, r.Source, r.Arch, func() (*os.File, error) { return scratch(r.TmpDir) })
+	if err != nil {
 		return err
 	}
-	head = head[:n]
-	packed := compress.Detect(head) != compress.None
-	switch {
-	case r.Partition != 0 && (packed || isTar(head)):
-		return refuse("", "option --partition: %s is an archive", r.Source)
-	case packed:
-		return s.archive(ctx, r, f)
-	case isTar(head):
-		s.tree, err = tar.Read(ctx, f, st.Size(), tar.Options{})
-		return err
+	s.files = append(s.files, image)
+	s.tree, s.manifest = image.Tree, string(image.Image.ManifestDigest)
+	return nil
+}
+
+// own sets the owners that were asked for.
+func (s *source) own(ctx context.Context, r *Request) error {
+	if r.OwnersOf != "" {
+		return s.ownAs(ctx, r)
 	}
-	return s.image(ctx, r, f, st.Size())
+	for n := range s.tree.All() {
+		if r.Owner != nil {
+			n.UID, n.GID = r.Owner.UID, r.Owner.GID
+		}
+	}
+	return nil
+}
+
+// ownAs gives a directory what unpacking an archive into it as an ordinary user
+// has lost. What the archive does not have, or not with the same type, was put
+// there since: it is Request.Owner's, or else root's.
+func (s *source) ownAs(ctx context.Context, r *Request) error {
+	if !s.isDirectory {
+		return refuse("leave it out: the source has owners of its own", "option --owner-from-tar: %s is not a directory", r.Source)
+	}
+	archive, err := s.owners(ctx, r)
+	if err != nil {
+		return fmt.Errorf("option --owner-from-tar: %w", err)
+	}
+	var rest Owner
+	if r.Owner != nil {
+		rest = *r.Owner
+	}
+	first := map[uint64]*tree.Node{} // names of one file agree
+	for n := range s.tree.All() {
+		a := archive.Lookup(n.Path)
+		if f, ok := first[n.Inode]; ok {
+			a = f
+		}
+		if a != nil && a.Type == n.Type {
+			n.UID, n.GID, n.Mode, n.Xattrs = a.UID, a.GID, a.Mode, a.Xattrs
+		} else {
+			n.UID, n.GID = rest.UID, rest.GID
+		}
+		if n.Inode != 0 && first[n.Inode] == nil {
+			first[n.Inode] = n
+		}
+	}
+	for a := range archive.All() {
+		parent := s.tree.Lookup(a.Parent())
+		if (a.Type == tree.CharDevice || a.Type == tree.BlockDevice) && parent != nil && parent.Type == tree.Directory && s.tree.Lookup(a.Path) == nil {
+			a.Inode = 0 // means another file there
+			if err := s.tree.Add(*a); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// owners reads the archive that Request.OwnersOf names.
+func (s *source) owners(ctx context.Context, r *Request) (*tree.Tree, error) {
+	if r.OwnersOf == "-" {
+		return s.archive(ctx, r, r.Stdin, "standard input")
+	}
+	f, err := os.Open(r.OwnersOf)
+	if err != nil {
+		return nil, err
+	}
+	s.files = append(s.files, f)
+	head, err := firstBytes(f)
+	if err != nil {
+		return nil, err
+	}
+	if !isArchive(head) {
+		return nil, refuse("", "%s is not a tar archive", r.OwnersOf)
+	}
+	return s.file(ctx, r, f, head)
+}
+
+// file reads an archive where it is, if it is not compressed.
+func (s *source) file(ctx context.Context, r *Request, f *os.File, head []byte) (*tree.Tree, error) {
+	if isPacked(head) {
+		return s.archive(ctx, r, f, f.Name())
+	}
+	st, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	t, err := tar.Read(ctx, f, st.Size(), tar.Options{})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", f.Name(), err)
+	}
+	return t, nil
 }
 
 // isTar knows the magic of POSIX and GNU archives.
@@ -88,26 +213,36 @@ func isTar(head []byte) bool { return len(head) == 512 && bytes.Equal(head[257:2
 
 // archive keeps a stream in a file without a name, since contents are read
 // where they are.
-func (s *source) archive(ctx context.Context, r *Request, stream io.Reader) error {
+func (s *source) archive(ctx context.Context, r *Request, stream io.Reader, name string) (*tree.Tree, error) {
 	in, _, err := compress.NewDetectingReader(stream)
 	if err != nil {
-		return err
+		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
 	defer in.Close()
-	f, err := os.CreateTemp(r.TmpDir, ".cairn-mkfs-*")
+	f, err := scratch(r.TmpDir)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	s.files = append(s.files, f)
-	if err := os.Remove(f.Name()); err != nil {
-		return err
-	}
 	size, err := io.Copy(f, in)
 	if err != nil {
-		return fmt.Errorf("read %s: %w", r.Source, err)
+		return nil, fmt.Errorf("read %s: %w", name, err)
 	}
-	s.tree, err = tar.Read(ctx, f, size, tar.Options{})
-	return err
+	t, err := tar.Read(ctx, f, size, tar.Options{})
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", name, err)
+	}
+	return t, nil
+}
+
+// scratch makes a file without a name, of which nothing is left whatever
+// happens.
+func scratch(dir string) (*os.File, error) {
+	f, err := os.CreateTemp(dir, ".cairn-mkfs-*")
+	if err != nil {
+		return nil, err
+	}
+	return f, os.Remove(f.Name())
 }
 
 // image reads the file system in an image of whatever format.

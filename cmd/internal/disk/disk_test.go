@@ -1,0 +1,302 @@
+package disk_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"cairn/cmd/internal/disk"
+	"cairn/elements/blockdevice"
+	"cairn/fsbuild"
+	"cairn/fsbuild/ext4"
+	"cairn/fsbuild/partition"
+	"cairn/fsbuild/tree"
+	"cairn/fsbuild/vfat"
+	"cairn/reproducibility"
+	"cairn/tests/require"
+)
+
+func must(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// sample has something below each mount point, and a file of two names in two
+// file systems.
+func sample(t *testing.T) *tree.Tree {
+	t.Helper()
+	tr := tree.New()
+	hello := tree.Node{Type: tree.Regular, Mode: 0o644, Size: 6, Content: tree.Bytes([]byte("hello\n")), Inode: 7, MTime: tree.Time{Sec: 1_600_000_000}}
+	for _, p := range []string{"boot", "boot/efi", "boot/efi/EFI", "etc", "var", "var/lib"} {
+		must(t, tr.Add(tree.Node{Path: p, Type: tree.Directory, Mode: 0o755}))
+	}
+	for _, p := range []string{"boot/efi/EFI/start.efi", "boot/vmlinuz", "etc/hello", "var/lib/state"} {
+		n := hello
+		n.Path = p
+		must(t, tr.Add(n))
+	}
+	return tr
+}
+
+func parse(t *testing.T, config string) *blockdevice.Plan {
+	t.Helper()
+	plan, err := blockdevice.Parse([]byte(config), blockdevice.Params{})
+	must(t, err)
+	return plan
+}
+
+func params() disk.Params {
+	return disk.Params{
+		Seed: reproducibility.NewSeed([]byte("disk")), Time: time.Unix(1_700_000_000, 0),
+		Ext: ext4.Params{JournalSize: -1},
+	}
+}
+
+// write builds the disk as a raw file.
+func write(t *testing.T, plan *blockdevice.Plan, p disk.Params) (string, fsbuild.Result) {
+	t.Helper()
+	img, err := disk.Image(plan, sample(t), p)
+	must(t, err)
+	f, err := os.Create(filepath.Join(t.TempDir(), "disk.raw"))
+	must(t, err)
+	defer f.Close()
+	results, err := fsbuild.Build(t.Context(), img, []fsbuild.Output{{Format: fsbuild.FormatRaw, File: f}}, nil)
+	must(t, err)
+	return f.Name(), results[0]
+}
+
+// open returns a partition of a disk, by its number.
+func open(t *testing.T, name string, number int) *io.SectionReader {
+	t.Helper()
+	f, err := os.Open(name)
+	must(t, err)
+	t.Cleanup(func() { f.Close() })
+	st, err := f.Stat()
+	must(t, err)
+	table, err := partition.Read(f, st.Size())
+	must(t, err)
+	p, sector := table.Partitions[number-1], int64(table.SectorSize)
+	return io.NewSectionReader(f, int64(p.Start)*sector, int64(p.Sectors)*sector)
+}
+
+func extract(t *testing.T, r *io.SectionReader) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "partition")
+	f, err := os.Create(path)
+	must(t, err)
+	defer f.Close()
+	_, err = io.Copy(f, r)
+	must(t, err)
+	return path
+}
+
+func tool(t *testing.T, pkg, name string, args ...string) string {
+	t.Helper()
+	out, err := exec.Command(require.Tool(t, name, pkg), args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s %v: %v\n%s", name, args, err, out)
+	}
+	return string(out)
+}
+
+const everything = `
+- local_loop: {name: image0}
+- partitioning:
+    base: image0
+    label: gpt
+    partitions:
+      - {name: ESP, type: EF00, size: 40MiB, mkfs: {type: vfat, mount: {mount_point: /boot/efi, fstab: {options: defaults, fsck-passno: 2}}}}
+      - {name: swap, type: 8200, size: 16MiB, mkfs: {type: swap, label: paging, mount: {mount_point: swap, fstab: {}}}}
+      - {name: boot, size: 32MiB, mkfs: {type: ext2, label: bootfs, opts: -b 1024 -m 0, mount: {mount_point: /boot}}}
+      - {name: root, size: 60%, mkfs: {mount: {mount_point: /}}}
+      - {name: var, size: 100%, mkfs: {type: ext3, label: varfs, uuid: 01234567-89ab-cdef-0123-456789abcdef, mount: {mount_point: /var}}}
+`
+
+// TestEverything lays a tree out on all kinds of file system, and others read
+// what is in which.
+func TestEverything(t *testing.T) {
+	plan := parse(t, everything)
+	for name, size := range map[string]int64{"minimal": 0, "given": 512 << 20} {
+		t.Run(name, func(t *testing.T) {
+			p := params()
+			p.Size = size
+			path, result := write(t, plan, p)
+			if size > 0 && result.VirtualSize != size {
+				t.Errorf("disk of %d bytes", result.VirtualSize)
+			}
+			if out := tool(t, "gdisk", "sgdisk", "--verify", path); !strings.Contains(out, "No problems found") {
+				t.Errorf("sgdisk: %s", out)
+			}
+			esp := extract(t, open(t, path, 1))
+			tool(t, "dosfstools", "fsck.vfat", "-n", esp)
+			if out := tool(t, "mtools", "mdir", "-b", "-i", esp, "-/", "::/"); !strings.Contains(out, "start.efi") {
+				t.Errorf("mdir: %s", out)
+			}
+			for number, want := range map[int]string{3: "vmlinuz", 4: "hello", 5: "lib"} {
+				r := open(t, path, number)
+				file := extract(t, r)
+				tool(t, "e2fsprogs", "e2fsck", "-fn", file)
+				dir := map[int]string{3: "/", 4: "/etc", 5: "/"}[number]
+				if out := tool(t, "e2fsprogs", "debugfs", "-R", "ls -p "+dir, file); !strings.Contains(out, "/"+want+"/") {
+					t.Errorf("partition %d has no %s in %s:\n%s", number, want, dir, out)
+				}
+			}
+			blkid := tool(t, "util-linux", "blkid", "-p", "-o", "export", extract(t, open(t, path, 2)))
+			for _, want := range []string{"LABEL=paging", "TYPE=swap"} {
+				if !strings.Contains(blkid, want) {
+					t.Errorf("the swap area lacks %s: %s", want, blkid)
+				}
+			}
+			checkVolumes(t, plan, path)
+		})
+	}
+	want := "LABEL=MKFS_ESP /boot/efi vfat defaults 0 2\nLABEL=paging none swap sw 0 0\n"
+	if got := plan.Fstab(); got != want {
+		t.Errorf("fstab is\n%swant\n%s", got, want)
+	}
+}
+
+// checkVolumes compares what hooks are told with what blkid finds.
+func checkVolumes(t *testing.T, plan *blockdevice.Plan, path string) {
+	t.Helper()
+	volumes := disk.Volumes(plan, params().Seed)
+	if len(volumes) != 4 {
+		t.Errorf("%d volumes: %+v", len(volumes), volumes)
+	}
+	for _, v := range volumes {
+		out := tool(t, "util-linux", "blkid", "-p", "-o", "export", extract(t, open(t, path, v.Partition)))
+		for _, want := range []string{"\nUUID=" + v.UUID + "\n", "TYPE=" + v.Type + "\n", "LABEL=" + v.Label + "\n"} {
+			if !strings.Contains("\n"+out, want) {
+				t.Errorf("%s: blkid lacks %q:\n%s", v.Point, want, out)
+			}
+		}
+		if out := tool(t, "fdisk", "sfdisk", "--part-uuid", path, string(rune('0'+v.Partition))); !strings.EqualFold(strings.TrimSpace(out), v.PartUUID) {
+			t.Errorf("%s: the partition is %s, hooks are told %s", v.Point, out, v.PartUUID)
+		}
+	}
+}
+
+// TestMountPointsStay: what is mounted over is an empty directory, and a point
+// that is not in the tree is made.
+func TestMountPointsStay(t *testing.T) {
+	plan := parse(t, strings.NewReplacer("/var}", "/srv/data}").Replace(everything))
+	path, _ := write(t, plan, params())
+	r := open(t, path, 4)
+	fs, err := ext4.Open(r, r.Size())
+	must(t, err)
+	root, err := fs.Tree(t.Context())
+	must(t, err)
+	for _, p := range []string{"boot", "srv/data"} {
+		n := root.Lookup(p)
+		if n == nil || n.Type != tree.Directory {
+			t.Errorf("/%s is not a directory of the root file system", p)
+		}
+		for child := range root.Children(p) {
+			t.Errorf("%s is in the root file system", child.Path)
+		}
+	}
+	if n := root.Lookup("etc/hello"); n == nil || n.Inode != 0 && root.Lookup("var/lib/state") == nil {
+		t.Error("files are missing")
+	}
+	esp := open(t, path, 1)
+	fat, err := vfat.Open(esp, esp.Size())
+	must(t, err)
+	n := fat.Tree.Lookup("EFI/start.efi")
+	f, err := n.Content.Open()
+	must(t, err)
+	defer f.Close()
+	if b, err := io.ReadAll(f); err != nil || !bytes.Equal(b, []byte("hello\n")) {
+		t.Errorf("start.efi has %q (%v)", b, err)
+	}
+}
+
+// TestLogical: more than four partitions of an MBR, one of them the root.
+func TestLogical(t *testing.T) {
+	plan := parse(t, `
+- local_loop: {name: image0, size: 300MiB}
+- partitioning:
+    base: image0
+    label: mbr
+    partitions:
+      - {name: boot, flags: [boot, primary], size: 32MiB, mkfs: {type: ext4, mount: {mount_point: /boot}}}
+      - {name: data, size: 50MiB, mkfs: {type: ext4}}
+      - {name: root, size: 100%, mkfs: {type: ext4, mount: {mount_point: /}}}
+`)
+	path, result := write(t, plan, params())
+	tool(t, "fdisk", "sfdisk", "--verify", path)
+	dump := tool(t, "fdisk", "sfdisk", "--dump", path)
+	if strings.Count(dump, "start=") != 4 || !strings.Contains(dump, "path.raw6") && !strings.Contains(dump, "disk.raw6") {
+		t.Errorf("sfdisk --dump: %s", dump)
+	}
+	for _, number := range []int{1, 5, 6} {
+		tool(t, "e2fsprogs", "e2fsck", "-fn", extract(t, open(t, path, number)))
+	}
+	if got := result.FileSystem.Size; got != open(t, path, 6).Size()/4096*4096 {
+		t.Errorf("the root has %d bytes in a partition of %d", got, open(t, path, 6).Size())
+	}
+	if v := disk.Volumes(plan, params().Seed); v[0].Point != "/" || v[0].Partition != 6 {
+		t.Errorf("volumes %+v", v)
+	}
+}
+
+func TestRefuses(t *testing.T) {
+	bare := "- local_loop: {name: image0}\n- mkfs: {base: image0, name: root_fs, type: ext4, mount: {mount_point: /}}\n"
+	for name, tc := range map[string]struct{ config, want string }{
+		"two disks":      {bare + "- local_loop: {name: other}\n", "local_loop other: only one disk"},
+		"xfs":            {strings.Replace(bare, "ext4", "xfs", 1), "mkfs root_fs: type: xfs"},
+		"vfat as root":   {strings.Replace(bare, "ext4", "vfat", 1), "mkfs root_fs: type: vfat"},
+		"uuid":           {strings.Replace(bare, "ext4", "ext4, uuid: no", 1), "mkfs root_fs: uuid: read GUID"},
+		"option":         {strings.Replace(bare, "ext4", "ext4, opts: -b 4096 -Z", 1), "opts: option -Z: is not known"},
+		"option's value": {strings.Replace(bare, "ext4", "ext4, opts: -b many", 1), "opts: option -b:"},
+		"no option":      {strings.Replace(bare, "ext4", "ext4, opts: many", 1), `opts: "many" is no option`},
+		"feature":        {strings.Replace(bare, "ext4", "ext4, opts: '-O extent,bigalloc'", 1), `feature "bigalloc" cannot`},
+		"journal":        {strings.Replace(bare, "ext4", "ext4, opts: -J device=x", 1), "option -J: journal"},
+		"swap options":   {strings.Replace(everything, "type: swap", "type: swap, opts: -p", 1), "swap has no options"},
+		"FAT option":     {strings.Replace(everything, "type: vfat", "type: vfat, opts: -F x", 1), "option -F:"},
+	} {
+		_, err := disk.Image(parse(t, tc.config), sample(t), params())
+		var config *blockdevice.ConfigError
+		if err == nil || !strings.Contains(err.Error(), tc.want) || !errors.As(err, &config) {
+			t.Errorf("%s: error %v, want %q", name, err, tc.want)
+		}
+	}
+}
+
+// TestBuildRefuses: errors that only the sizes show name the file system.
+func TestBuildRefuses(t *testing.T) {
+	for name, tc := range map[string]struct {
+		config string
+		size   int64
+		want   []string
+	}{
+		"ESP too small":  {strings.Replace(everything, "40MiB", "1MiB", 1) + "\n", 0, nil},
+		"boot too small": {strings.NewReplacer("32MiB", "1MiB", "-b 1024", "-b 4096 -N 100000").Replace(everything), 0, []string{"mkfs_boot", "bytes"}},
+		"disk too small": {everything, 64 << 20, []string{"partition 3 needs"}},
+		"swap too small": {strings.Replace(everything, "16MiB", "8KiB", 1), 0, []string{"partition 2"}},
+	} {
+		p := params()
+		p.Size = tc.size
+		img, err := disk.Image(parse(t, tc.config), sample(t), p)
+		must(t, err)
+		f, err := os.Create(filepath.Join(t.TempDir(), "disk.raw"))
+		must(t, err)
+		_, err = fsbuild.Build(t.Context(), img, []fsbuild.Output{{Format: fsbuild.FormatRaw, File: f}}, nil)
+		f.Close()
+		if (err == nil) != (tc.want == nil) {
+			t.Errorf("%s: error %v", name, err)
+		}
+		for _, want := range tc.want {
+			if err != nil && !strings.Contains(err.Error(), want) {
+				t.Errorf("%s: error %v, want %q", name, err, want)
+			}
+		}
+	}
+}

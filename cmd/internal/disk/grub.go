@@ -1,0 +1,118 @@
+package disk
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+
+	"cairn/elements/blockdevice"
+	"cairn/fsbuild/partition"
+	"cairn/fsbuild/tree"
+	"cairn/reproducibility"
+)
+
+// Where GRUB's boot sector images are in the tree, once the element
+// bootloader has made them.
+const (
+	bootImg = "boot/grub/i386-pc/boot.img"
+	coreImg = "boot/grub/i386-pc/core.img"
+)
+
+// NeedsGRUB tells whether a BIOS can boot from the disk with GRUB's images in
+// its sectors: it has an MBR, or in a GPT a BIOS boot partition.
+func NeedsGRUB(plan *blockdevice.Plan) bool {
+	d := plan.Disks[0]
+	for _, p := range d.Partitions {
+		if p.Type == biosBoot {
+			return true
+		}
+	}
+	return d.Label == partition.MBR
+}
+
+// biosBoot is the type of the partition in which a GPT has core.img: "Hah!
+// IdontNeedEFI" on the disk.
+var biosBoot = func() partition.GUID {
+	g, err := partition.ParseType("bios-boot")
+	if err != nil {
+		panic(err)
+	}
+	return g
+}()
+
+// HasGRUB tells whether both images are in the tree.
+func HasGRUB(t *tree.Tree) bool { return t.Lookup(bootImg) != nil && t.Lookup(coreImg) != nil }
+
+// grubImages reads them.
+func grubImages(t *tree.Tree) (boot, core []byte, err error) {
+	if boot, err = content(t, bootImg); err != nil {
+		return nil, nil, fmt.Errorf("boot sector: %w", err)
+	}
+	if core, err = content(t, coreImg); err != nil {
+		return nil, nil, fmt.Errorf("boot sector: %w", err)
+	}
+	return boot, core, nil
+}
+
+// content reads a small file of the tree.
+func content(t *tree.Tree, path string) ([]byte, error) {
+	n := t.Lookup(path)
+	if n == nil || n.Type != tree.Regular {
+		return nil, &fs.PathError{Op: "read", Path: "/" + path, Err: fs.ErrNotExist}
+	}
+	const limit = 4 << 20
+	if n.Size > limit {
+		return nil, &fs.PathError{Op: "read", Path: "/" + path, Err: errors.New("too large")}
+	}
+	f, err := n.Content.Open()
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b := make([]byte, n.Size)
+	if _, err := io.ReadFull(f, b); err != nil {
+		return nil, err
+	}
+	return b, nil
+}
+
+// A Volume is what is known of a mounted file system before it is there.
+type Volume struct {
+	Point     string `json:"mount_point"`
+	Type      string `json:"type"` // as in fstab
+	Label     string `json:"label"`
+	UUID      string `json:"uuid"`                // as blkid prints it
+	Partition int    `json:"partition,omitempty"` // number, 0 without a partition table
+	PartUUID  string `json:"partuuid,omitempty"`  // as the kernel names it
+}
+
+// Volumes are the mounted file systems of a plan, in order of their points.
+func Volumes(plan *blockdevice.Plan, seed reproducibility.Seed) []Volume {
+	var list []Volume
+	for _, m := range plan.Mounts {
+		fs, ok := plan.At(m.Point)
+		if !ok || m.Point == "none" {
+			continue
+		}
+		v := Volume{Point: m.Point, Type: fs.Type, Label: fs.Label, UUID: fs.UUID}
+		switch name := nameOf(plan, fs); {
+		case fs.Type == "vfat" || fs.Type == "fat":
+			n := seed.VolumeSerial(name)
+			v.UUID = fmt.Sprintf("%04X-%04X", n>>16, n&0xffff)
+		case fs.UUID == "":
+			v.UUID = partition.GUID(seed.UUID(name)).String()
+		}
+		for _, p := range plan.Disks[0].Partitions {
+			if p.Name == fs.Base {
+				v.Partition = p.Number
+				v.PartUUID = fmt.Sprintf("%08x-%02x", seed.DiskSignature(reproducibility.Disk), p.Number)
+			}
+		}
+		if plan.Disks[0].Label == partition.GPT {
+			v.PartUUID = partition.GUID(seed.UUID(reproducibility.Partition(fs.Base))).String()
+		}
+		list = append(list, v)
+	}
+	return list
+}
