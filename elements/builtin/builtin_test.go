@@ -93,6 +93,8 @@ func TestSelections(t *testing.T) {
 		"base debian vm growroot cloud-init-datasources element-manifest svc-map cache-url",
 		"debian-minimal",
 		"debian-minimal vm block-device-gpt growroot",
+		"debian-minimal vm block-device-efi growroot",
+		"debian-minimal vm block-device-efi-4k",
 	} {
 		t.Run(request, func(t *testing.T) {
 			s, err := load(t).Resolve(strings.Fields(request), "amd64")

@@ -16,7 +16,7 @@
 //
 // The package does not build images and does not judge what it finds in a
 // guest. It needs qemu-system-x86_64 and qemu-img on PATH, and only starts PC
-// guests with BIOS firmware.
+// guests, by BIOS or by UEFI ([Firmware]); for UEFI it needs OVMF.
 //
 // The caller's program has to call [Relay] first thing in main (or TestMain):
 // QEMU starts the program again for each connection to the metadata service.
@@ -58,6 +58,7 @@ type Config struct {
 	MemoryMiB int      // 0 is 1024
 	CPUs      int      // 1..255; 0 is 2
 	Accel     Accel    // the zero value is emulation
+	Firmware  Firmware // the zero value is a BIOS
 	MAC       string   // "" is DefaultMAC
 	SMBIOS    []string // values of QEMU's -smbios, e.g. "type=1,product=OpenStack Nova"
 	Seeds     []string // paths of raw disks that the guest gets read-only after its own
@@ -128,6 +129,9 @@ func start(ctx context.Context, c Config) (*Machine, error) {
 
 func (m *Machine) launch(ctx context.Context, c Config, accel string) error {
 	if err := createOverlay(ctx, c.Image, m.path(overlayName), c.DiskBytes); err != nil {
+		return err
+	}
+	if err := c.Firmware.prepare(m.dir.Name(), ovmfFolder); err != nil {
 		return err
 	}
 	if err := m.serve(c.Metadata); err != nil {
@@ -218,7 +222,7 @@ func arguments(c Config, accel string) ([]string, error) {
 	}
 	args := []string{
 		"-name", "cairn-boot", "-nodefaults", "-no-user-config", "-display", "none", "-vga", "std",
-		"-machine", "pc", "-accel", accel, "-cpu", cpuModel(accel),
+		"-accel", accel, "-cpu", cpuModel(accel),
 		"-m", strconv.Itoa(c.MemoryMiB), "-smp", strconv.Itoa(c.CPUs),
 		"-chardev", "file,id=console,path=" + serialName, "-serial", "chardev:console",
 		"-qmp", "unix:" + monitorSocket + ",server=on,wait=off",
@@ -226,6 +230,7 @@ func arguments(c Config, accel string) ([]string, error) {
 		"-drive", "file=" + overlayName + ",if=virtio,format=qcow2,cache=unsafe,discard=unmap",
 		"-netdev", network, "-device", "virtio-net-pci,netdev=net,romfile=,mac=" + c.MAC,
 	}
+	args = append(args, c.Firmware.arguments()...)
 	for _, seed := range c.Seeds {
 		abs, err := filepath.Abs(seed)
 		if err != nil {

@@ -46,7 +46,10 @@ func smallMachine(t *testing.T, c Config) (*Machine, string) {
 	if err := os.MkdirAll(c.WorkDir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	c.MemoryMiB, c.CPUs = 64, 1
+	c.CPUs = 1
+	if c.MemoryMiB == 0 {
+		c.MemoryMiB = 64
+	}
 	m, err := Start(within(t, time.Minute), c)
 	if err != nil {
 		t.Fatal(err)
@@ -138,6 +141,7 @@ func TestStartRefuses(t *testing.T) {
 		{"short file", Config{Image: "/dev/null"}, "EOF"},
 		{"smaller disk", Config{Image: image, DiskBytes: 512}, "smaller than the image's 1048576"},
 		{"unknown accelerator", Config{Image: image, Accel: 9}, "unknown accelerator 9"},
+		{"unknown firmware", Config{Image: image, Firmware: 9}, "unknown firmware 9"},
 		{"qemu's own refusal", Config{Image: image, SMBIOS: []string{"type=nonsense"}}, "qemu: "},
 		{"work folder", Config{Image: image, WorkDir: "/nonexistent"}, "make work folder"},
 	}

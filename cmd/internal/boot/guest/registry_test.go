@@ -25,19 +25,10 @@ func TestRegistryBase(t *testing.T) {
 	reference := strings.TrimPrefix(server.URL, "http://") + "/test/debian:bookworm"
 	push(t, baseLayout(t, dir), reference)
 
-	cairn, err := filepath.Abs("../../../../bin/cairn")
-	if err != nil {
-		t.Fatal(err)
-	}
 	name := filepath.Join(dir, "vm")
-	build := who.Command(cairn, "build", "-t", "qcow2", "-o", name, "debian", "vm", "block-device-gpt", "cloud-init", "openssh-server", "growroot")
-	build.Env = append(build.Env, "HOME="+who.Home, "TMPDIR="+dir, "DIB_BASE_IMAGE="+reference, "DIB_DEBIAN_KERNEL_FLAVOUR=cloud-amd64")
-	build.Dir = dir
-	out, err := build.CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v: %v\n%s", build.Args, err, lastLines(string(out), 60))
-	}
-	if !strings.Contains(string(out), reference+" is sha256:") {
+	out := buildAs(t, who, dir, []string{"DIB_BASE_IMAGE=" + reference},
+		"-t", "qcow2", "-o", name, "debian", "vm", "block-device-gpt", "cloud-init", "openssh-server", "growroot")
+	if !strings.Contains(out, reference+" is sha256:") {
 		t.Errorf("the build did not say what %s is", reference)
 	}
 	lock, err := os.ReadFile(name + ".lock.json")
@@ -55,10 +46,28 @@ func TestRegistryBase(t *testing.T) {
 	}
 }
 
+// buildAs runs cairn build as the user, in the scratch folder dir, and returns
+// what it said. The kernel is the smaller one for clouds.
+func buildAs(t *testing.T, who require.User, dir string, env []string, args ...string) string {
+	t.Helper()
+	cairn, err := filepath.Abs("../../../../bin/cairn")
+	if err != nil {
+		t.Fatal(err)
+	}
+	build := who.Command(cairn, append([]string{"build"}, args...)...)
+	build.Env = append(append(build.Env, "TMPDIR="+dir, "DIB_DEBIAN_KERNEL_FLAVOUR=cloud-amd64"), env...)
+	build.Dir = dir
+	out, err := build.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %v\n%s", build.Args, err, lastLines(string(out), 60))
+	}
+	return string(out)
+}
+
 // shared is a scratch folder of the user.
 func shared(t *testing.T, who require.User) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/var/tmp", "cairn-registry-")
+	dir, err := os.MkdirTemp("/var/tmp", "cairn-guest-")
 	if err != nil {
 		t.Fatal(err)
 	}
