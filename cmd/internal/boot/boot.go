@@ -56,7 +56,7 @@ type Config struct {
 	Image     string   // path of a raw or qcow2 disk image; only read
 	DiskBytes int64    // size of the guest's disk; 0 is the image's own, smaller is an error
 	MemoryMiB int      // 0 is 1024
-	CPUs      int      // 1..255; 0 is 2
+	CPUs      int      // 1..255; 0 is 1, which costs an emulated guest the least
 	Accel     Accel    // the zero value is emulation
 	Firmware  Firmware // the zero value is a BIOS
 	MAC       string   // "" is DefaultMAC
@@ -99,7 +99,7 @@ func (c Config) withDefaults() Config {
 		c.MemoryMiB = 1024
 	}
 	if c.CPUs == 0 {
-		c.CPUs = 2
+		c.CPUs = 1
 	}
 	if c.MAC == "" {
 		c.MAC = DefaultMAC

@@ -108,11 +108,13 @@ var clouds = []cloud{
 			return addSeed(c, dir, boot.ConfigDriveLabel, i.OpenStack())
 		},
 	},
-	{
-		"nocloud", "DataSourceNoCloud", "nocloud-instance-1", true,
-		func(c *boot.Config, i boot.Instance, dir string) error {
-			return addSeed(c, dir, boot.NoCloudLabel, i.NoCloud())
-		},
+}
+
+// nocloud is how the guest of a base image from a registry is started.
+var nocloud = cloud{
+	"nocloud", "DataSourceNoCloud", "nocloud-instance-1", true,
+	func(c *boot.Config, i boot.Instance, dir string) error {
+		return addSeed(c, dir, boot.NoCloudLabel, i.NoCloud())
 	},
 }
 

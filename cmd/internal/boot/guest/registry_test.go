@@ -38,8 +38,8 @@ func TestRegistryBase(t *testing.T) {
 	if !strings.Contains(string(lock), `"kind": "oci"`) || !strings.Contains(string(lock), reference) {
 		t.Errorf("the lock does not name the base image:\n%s", lastLines(string(lock), 20))
 	}
-	g := clouds[len(clouds)-1].start(t, name+".qcow2")
-	g.checkFirstBoot(t, clouds[len(clouds)-1])
+	g := nocloud.start(t, name+".qcow2")
+	g.checkFirstBoot(t, nocloud)
 	// The disk was enlarged: the copy of the table has moved to its end.
 	if got := g.run(t, "sgdisk --verify /dev/vda && sgdisk --print /dev/vda"); !strings.Contains(got, "No problems found") || !strings.Contains(got, "EF02") {
 		t.Errorf("sgdisk says:\n%s", got)
