@@ -82,9 +82,14 @@ func pieces(seed uint64, size int64, limit int) (all []partition.Region) {
 func outputs(t testing.TB, dir string) []Output {
 	t.Helper()
 	outs := []Output{
-		{Format: FormatRaw}, {Format: FormatQCOW2, Compress: true}, {Format: FormatQCOW2},
+		{Format: FormatRaw},
+		{Format: FormatQCOW2, Compress: true},
+		{Format: FormatQCOW2},
 		{Format: FormatQCOW2, Compress: true, QCOW2: qcow2.Options{Compression: qcow2.Zstd}},
-		{Format: FormatVHD}, {Format: FormatVHDFixed}, {Format: FormatVMDK}, {Format: FormatVMDK, Compress: true},
+		{Format: FormatVHD},
+		{Format: FormatVHDFixed},
+		{Format: FormatVMDK},
+		{Format: FormatVMDK, Compress: true},
 	}
 	for i := range outs {
 		f, err := os.OpenFile(filepath.Join(dir, fmt.Sprintf("%d.%s", i, outs[i].Format)), os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)

@@ -52,20 +52,32 @@ func TestPreflight(t *testing.T) {
 		{name: "root", who: "root", problem: -1},
 		{name: "ordinary user", who: "builder", problem: -1},
 		{name: "root in a user namespace", who: "builder", wrap: fmt.Sprintf(inside, "true"), problem: -1},
-		{name: "no range", who: "builder", host: map[string]any{"SubUID": []byte("other:100000:65536\nbuilder:1:100\n")},
-			problem: sandbox.ProblemNoRange, want: []string{"found 100", "builder:100000:65536", "usermod"}},
+		{
+			name: "no range", who: "builder", host: map[string]any{"SubUID": []byte("other:100000:65536\nbuilder:1:100\n")},
+			problem: sandbox.ProblemNoRange, want: []string{"found 100", "builder:100000:65536", "usermod"},
+		},
 		{name: "range by uid", who: "builder", host: map[string]any{"User": "", "SubUID": []byte("1001:100000:65536"), "SubGID": []byte("1001:100000:65536")}, problem: -1},
 		{name: "no newuidmap", who: "builder", host: map[string]any{"NewUIDMap": ""}, problem: sandbox.ProblemNoTool, want: []string{"package uidmap"}},
-		{name: "newuidmap refuses", who: "builder", host: map[string]any{"NewUIDMap": refuses},
-			problem: sandbox.ProblemTool, want: []string{"write uid_map", "Operation not permitted", "nosuid"}},
-		{name: "limit", who: "builder", wrap: fmt.Sprintf(inside, "echo 0 > /proc/sys/user/max_user_namespaces"),
-			problem: sandbox.ProblemLimit, want: []string{"no space left", "max_user_namespaces"}},
-		{name: "chroot", who: "builder", wrap: fmt.Sprintf(inside, "mount --rbind / /mnt; exec chroot /mnt \"$0\""),
-			problem: sandbox.ProblemForbidden, want: []string{"operation not permitted", "chroot", "seccomp=unconfined"}},
-		{name: "masked proc", who: "builder", wrap: fmt.Sprintf(inside, "mount -t tmpfs none /proc/irq"),
-			problem: sandbox.ProblemMasked, want: []string{"mount /proc", "systempaths=unconfined"}},
-		{name: "few ids", who: "builder", wrap: "unshare --user --map-root-user sh -c 'exec \"$0\"' ",
-			problem: sandbox.ProblemNoRange, want: []string{"fewer than 65536 ids"}},
+		{
+			name: "newuidmap refuses", who: "builder", host: map[string]any{"NewUIDMap": refuses},
+			problem: sandbox.ProblemTool, want: []string{"write uid_map", "Operation not permitted", "nosuid"},
+		},
+		{
+			name: "limit", who: "builder", wrap: fmt.Sprintf(inside, "echo 0 > /proc/sys/user/max_user_namespaces"),
+			problem: sandbox.ProblemLimit, want: []string{"no space left", "max_user_namespaces"},
+		},
+		{
+			name: "chroot", who: "builder", wrap: fmt.Sprintf(inside, "mount --rbind / /mnt; exec chroot /mnt \"$0\""),
+			problem: sandbox.ProblemForbidden, want: []string{"operation not permitted", "chroot", "seccomp=unconfined"},
+		},
+		{
+			name: "masked proc", who: "builder", wrap: fmt.Sprintf(inside, "mount -t tmpfs none /proc/irq"),
+			problem: sandbox.ProblemMasked, want: []string{"mount /proc", "systempaths=unconfined"},
+		},
+		{
+			name: "few ids", who: "builder", wrap: "unshare --user --map-root-user sh -c 'exec \"$0\"' ",
+			problem: sandbox.ProblemNoRange, want: []string{"fewer than 65536 ids"},
+		},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {

@@ -86,8 +86,12 @@ var conformance = []struct {
 		var errs []error
 		for _, in := range []runnable{host, target} {
 			for _, c := range []sandbox.Command{
-				{}, {Args: []string{""}}, {Args: []string{"no-such-program"}}, {Args: []string{"/etc/passwd"}},
-				{Args: []string{"true"}, Dir: "/no/such"}, {Args: []string{"/bin"}},
+				{},
+				{Args: []string{""}},
+				{Args: []string{"no-such-program"}},
+				{Args: []string{"/etc/passwd"}},
+				{Args: []string{"true"}, Dir: "/no/such"},
+				{Args: []string{"/bin"}},
 			} {
 				c.Env = l.env()
 				_, err := in.Run(l.ctx, c)
@@ -189,8 +193,10 @@ func init() {
 		return errors.Join(errs...)
 	}
 	callers["fsync"] = func(string) error {
-		for name, nr := range map[string]uintptr{"fsync": unix.SYS_FSYNC, "fdatasync": unix.SYS_FDATASYNC, "syncfs": unix.SYS_SYNCFS,
-			"sync_file_range": unix.SYS_SYNC_FILE_RANGE, "msync": unix.SYS_MSYNC} {
+		for name, nr := range map[string]uintptr{
+			"fsync": unix.SYS_FSYNC, "fdatasync": unix.SYS_FDATASYNC, "syncfs": unix.SYS_SYNCFS,
+			"sync_file_range": unix.SYS_SYNC_FILE_RANGE, "msync": unix.SYS_MSYNC,
+		} {
 			// Without the filter a bad descriptor, or address, is an error.
 			if _, _, e := unix.Syscall6(nr, 12345, 1, 0x7fffffff, 0, 0, 0); e != 0 {
 				return fmt.Errorf("%s: %w", name, e)

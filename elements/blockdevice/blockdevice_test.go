@@ -101,7 +101,8 @@ func TestParse(t *testing.T) {
 		fstab  string
 	}{
 		"fallback": {
-			blockdevice.Fallback, blockdevice.Params{BlockSize: 4096, RootOpts: "-i 4096 -J size=64"},
+			blockdevice.Fallback,
+			blockdevice.Params{BlockSize: 4096, RootOpts: "-i 4096 -J size=64"},
 			blockdevice.Plan{
 				Disks:       []blockdevice.Disk{{Name: "image0", BlockSize: 4096}},
 				FileSystems: []blockdevice.FileSystem{{Name: "mkfs_root", Base: "image0", Type: "ext4", Label: "cloudimg-rootfs", Opts: []string{"-i", "4096", "-J", "size=64"}}},
@@ -110,7 +111,8 @@ func TestParse(t *testing.T) {
 			"LABEL=cloudimg-rootfs / ext4 defaults 0 1\n",
 		},
 		"efi": {
-			efi, blockdevice.Params{RootType: "xfs", RootLabel: "other"},
+			efi,
+			blockdevice.Params{RootType: "xfs", RootLabel: "other"},
 			blockdevice.Plan{
 				Disks: []blockdevice.Disk{{Name: "image0", BlockSize: 512, Label: partition.GPT, Align: 1 << 20, Partitions: []blockdevice.Partition{
 					{Name: "ESP", Number: 1, Size: size(t, "550MiB"), Type: kind(t, "esp")},
@@ -129,7 +131,8 @@ func TestParse(t *testing.T) {
 			"LABEL=mkfs_Root\\040Part / ext4 defaults 0 2\nLABEL=MKFS_ESP /boot/efi vfat defaults 0 2\n",
 		},
 		"mbr": {
-			mbr, blockdevice.Params{RootType: "xfs"},
+			mbr,
+			blockdevice.Params{RootType: "xfs"},
 			blockdevice.Plan{
 				Disks: []blockdevice.Disk{{Name: "image0", Size: 2 << 30, BlockSize: 512, Label: partition.MBR, Align: 4 << 20, Partitions: []blockdevice.Partition{
 					{Name: "boot", Number: 1, Size: size(t, "8MiB"), MBRType: 0x41, Boot: true},

@@ -98,8 +98,11 @@ func TestXZFilters(t *testing.T) {
 	for _, args := range [][]string{
 		{"--x86", "--lzma2=preset=6"},
 		{"--delta=dist=4", "--lzma2"},
-		{"--check=sha256"}, {"--check=crc32"}, {"--check=none"},
-		{"-9e"}, {"--block-size=65536"},
+		{"--check=sha256"},
+		{"--check=crc32"},
+		{"--check=none"},
+		{"-9e"},
+		{"--block-size=65536"},
 	} {
 		t.Run(strings.Join(args, " "), func(t *testing.T) {
 			got, err := decode(compress.XZ, bytes.NewReader(packers[1].pack(t, data, args...)))

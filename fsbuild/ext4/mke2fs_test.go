@@ -115,8 +115,18 @@ func TestJournalBySize(t *testing.T) {
 	requireTool(t, "dumpe2fs", "e2fsprogs")
 	scratch := scratchDir(t)
 	for _, c := range []struct{ blockSize, blocks int64 }{
-		{1024, 2047}, {1024, 2048}, {1024, 32767}, {4096, 32768}, {4096, 262143}, {4096, 262144}, {4096, 524288},
-		{4096, 4 << 20}, {4096, 8 << 20}, {4096, 16<<20 - 1}, {4096, 16 << 20}, {2048, 32 << 20},
+		{1024, 2047},
+		{1024, 2048},
+		{1024, 32767},
+		{4096, 32768},
+		{4096, 262143},
+		{4096, 262144},
+		{4096, 524288},
+		{4096, 4 << 20},
+		{4096, 8 << 20},
+		{4096, 16<<20 - 1},
+		{4096, 16 << 20},
+		{2048, 32 << 20},
 	} {
 		p := params()
 		p.JournalBySize, p.BlockSize, p.Size = true, int(c.blockSize), c.blockSize*c.blocks

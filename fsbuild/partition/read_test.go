@@ -183,8 +183,12 @@ func TestDamaged(t *testing.T) {
 	mbr := image(t, partition.Table{
 		Label: partition.MBR, Sectors: 4096,
 		Partitions: []partition.Partition{
-			{Start: 1, Sectors: 9, Type: 0x83}, {Start: 10, Sectors: 4000, Type: 0x05}, {}, {},
-			{Start: 20, Sectors: 10, Type: 0x83}, {Start: 40, Sectors: 10, Type: 0x83},
+			{Start: 1, Sectors: 9, Type: 0x83},
+			{Start: 10, Sectors: 4000, Type: 0x05},
+			{},
+			{},
+			{Start: 20, Sectors: 10, Type: 0x83},
+			{Start: 40, Sectors: 10, Type: 0x83},
 		},
 	})
 	gpt := image(t, smallGPT(t))

@@ -277,8 +277,10 @@ func fill(b []byte, at int) []byte {
 func FuzzOpen(f *testing.F) {
 	ws := []write{{0, bytes.Repeat([]byte("text "), 500)}, {60_000, []byte("x")}}
 	for _, o := range []qcow2.Options{
-		{ClusterSize: 512}, {ClusterSize: 512, Version: 2, Compression: qcow2.None},
-		{ClusterSize: 512, Compression: qcow2.Zstd}, {ClusterSize: 1024, Compression: qcow2.None},
+		{ClusterSize: 512},
+		{ClusterSize: 512, Version: 2, Compression: qcow2.None},
+		{ClusterSize: 512, Compression: qcow2.Zstd},
+		{ClusterSize: 1024, Compression: qcow2.None},
 	} {
 		b, err := os.ReadFile(build(f, 64<<10, ws, o))
 		must(f, err)

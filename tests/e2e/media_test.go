@@ -23,8 +23,10 @@ func TestMkfsAndConvert(t *testing.T) {
 	if err := os.WriteFile(in, archive, 0o644); err != nil {
 		t.Fatal(err)
 	}
-	r := run{t: t, who: who, dir: dir, wrap: []string{"sh", "-c", `exec "$@" < in.tar`, "sh"}, env: []string{"TMPDIR=" + dir},
-		args: []string{"mkfs", "-t", "ext4", "-L", "demo", "--size", "+8M", "--json", "-", "x.raw"}}
+	r := run{
+		t: t, who: who, dir: dir, wrap: []string{"sh", "-c", `exec "$@" < in.tar`, "sh"}, env: []string{"TMPDIR=" + dir},
+		args: []string{"mkfs", "-t", "ext4", "-L", "demo", "--size", "+8M", "--json", "-", "x.raw"},
+	}
 	var summary struct {
 		Label, UUID, SHA256 string
 		Size                int64

@@ -76,8 +76,10 @@ func TestSameBytesLater(t *testing.T) {
 	root := trixie(t)
 	r := rebuild(t, who, dir, "x")
 	r.args = append(r.args, "--offline")
-	r.wrap = []string{"unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", pivot,
-		root, filepath.Dir(filepath.Dir(cairn(t))), dir, cache(t, who)}
+	r.wrap = []string{
+		"unshare", "--net", "--mount", "--propagation", "private", "sh", "-c", pivot,
+		root, filepath.Dir(filepath.Dir(cairn(t))), dir, cache(t, who),
+	}
 	later(t, 365*24*time.Hour)
 	r.ok()
 	same(t, filepath.Join(dir, "x"))

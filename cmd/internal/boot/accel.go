@@ -67,7 +67,7 @@ func ProbeKVM(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("probe kvm: %w", err)
 	}
-	defer os.RemoveAll(dir)
+	defer os.RemoveAll(dir) //nolint:errcheck // a folder in TMPDIR
 	ctx, cancel := context.WithTimeout(ctx, ProbeTimeout)
 	defer cancel()
 	if err := runProbe(ctx, "kvm", dir, probeLoops); err != nil {

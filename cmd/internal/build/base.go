@@ -224,7 +224,8 @@ func (w *worker) configure(ctx context.Context, dir string, result *bootstrap.Un
 	s, err := sandbox.StartSession(ctx, sandbox.SessionSpec{
 		Root: w.dirs.empty, Hostname: hostname, Network: sandbox.NetworkNone, Binary: seenBin + "/cairn",
 		Mounts: []sandbox.Mount{
-			{Source: dir, Target: seenMnt}, {Source: w.dirs.shared, Target: seenShared},
+			{Source: dir, Target: seenMnt},
+			{Source: w.dirs.shared, Target: seenShared},
 			{Source: filepath.Join(w.dirs.work, "debs"), Target: outDebs, ReadOnly: true},
 		},
 	})

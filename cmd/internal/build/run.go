@@ -173,8 +173,10 @@ func (p *parent) work(ctx context.Context) (*Summary, error) {
 	if ctx.Err() != nil {
 		return nil, context.Cause(ctx)
 	}
-	return nil, &Failure{What: fmt.Sprintf("the worker ended without a result: %v", err), Code: 1,
-		Hint: "it was killed, or ran out of memory; the kernel's log may say more"}
+	return nil, &Failure{
+		What: fmt.Sprintf("the worker ended without a result: %v", err), Code: 1,
+		Hint: "it was killed, or ran out of memory; the kernel's log may say more",
+	}
 }
 
 // finish writes the lock file and the checksum files.

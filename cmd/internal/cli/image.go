@@ -139,8 +139,10 @@ func (p *program) outputs(f *flags, r *build.Request) error {
 	named := map[string]string{}
 	for _, format := range r.Formats {
 		if !slices.Contains(build.Formats(), format) {
-			return &build.Failure{What: fmt.Sprintf("option -t: format %q is not one of %s", format, strings.Join(build.Formats(), ", ")), Code: exitFailure,
-				Hint: "qemu-img convert makes other formats from NAME.raw"}
+			return &build.Failure{
+				What: fmt.Sprintf("option -t: format %q is not one of %s", format, strings.Join(build.Formats(), ", ")), Code: exitFailure,
+				Hint: "qemu-img convert makes other formats from NAME.raw",
+			}
 		}
 		suffix := build.Suffix(format)
 		switch other, ok := named[suffix]; {
@@ -244,8 +246,10 @@ func (p *program) lock(f *flags, r *build.Request) error {
 	}
 	b, err := os.ReadFile(r.LockPath)
 	if err != nil {
-		return &build.Failure{What: "read the lock file: " + err.Error(), Code: exitFailure,
-			Hint: "build once without --locked to make one, or name it with --lock"}
+		return &build.Failure{
+			What: "read the lock file: " + err.Error(), Code: exitFailure,
+			Hint: "build once without --locked to make one, or name it with --lock",
+		}
 	}
 	r.Locked = b
 	return nil

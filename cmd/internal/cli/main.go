@@ -56,7 +56,7 @@ func interruptible(stderr io.Writer) (context.Context, func()) {
 		cancel(interrupted{s})
 		fmt.Fprintf(stderr, "\ncairn: %s: cleaning up (once more to stop at once)\n", s)
 		if _, ok := <-signals; ok {
-			syscall.Kill(os.Getpid(), syscall.SIGKILL)
+			_ = syscall.Kill(os.Getpid(), syscall.SIGKILL) // cannot fail
 		}
 	}()
 	return ctx, func() {

@@ -125,8 +125,16 @@ func TestOrder(t *testing.T) {
 		off int64
 		ok  bool
 	}{
-		{10, 0, true}, {5, 10, true}, {1, 14, false}, {0, 15, true}, {1, -1, false}, {86, 15, false},
-		{1, 1<<63 - 1, false}, {85, 15, true}, {0, 100, true}, {1, 100, false},
+		{10, 0, true},
+		{5, 10, true},
+		{1, 14, false},
+		{0, 15, true},
+		{1, -1, false},
+		{86, 15, false},
+		{1, 1<<63 - 1, false},
+		{85, 15, true},
+		{0, 100, true},
+		{1, 100, false},
 	} {
 		if err := o.Check(tc.n, tc.off); (err == nil) != tc.ok || err != nil && !errors.Is(err, ErrOrder) {
 			t.Errorf("%d bytes at %d: error = %v", tc.n, tc.off, err)
