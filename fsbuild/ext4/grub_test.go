@@ -17,7 +17,7 @@ import (
 // inodes and in blocks, and attributes in both.
 func bootTree(t testing.TB) *tree.Tree {
 	t.Helper()
-	kernel := strings.Repeat("kernel", 1_000_000)
+	kernel := strings.Repeat("kernel", 400_000)
 	marked := file("boot/marked", "attributes in the inode")
 	marked.Xattrs = xattrs("security.selinux", "system_u:object_r:boot_t:s0\x00")
 	heavy := file("boot/heavy", "attributes in a block")
@@ -33,7 +33,7 @@ func bootTree(t testing.TB) *tree.Tree {
 		file("boot/vmlinuz", kernel), file("boot/empty", ""), file("boot/grub/grub.cfg", "set timeout=1\n"), marked, heavy,
 		tree.Node{Path: "boot/pieces", Type: tree.Regular, Mode: 0o644, Size: pieces.Bytes, Content: pieces},
 		link("boot/fast", "vmlinuz"), link("boot/up", "../boot/grub/grub.cfg"), link("boot/slow", strings.Repeat("./", 40)+"vmlinuz"))
-	for i := range 400 {
+	for i := range 150 {
 		if err := tr.Add(file(fmt.Sprintf("boot/many/%d%s", i, strings.Repeat("n", 100)), fmt.Sprint(i))); err != nil {
 			t.Fatal(err)
 		}
