@@ -92,7 +92,7 @@ func TestCopyWriteError(t *testing.T) {
 		t.Errorf("Copy: %v", err)
 	}
 	o = contents.NewOutput(full(1))
-	if k, err := o.Write(append(large, 1)); k != len(large) || !errors.Is(err, io.ErrShortWrite) {
+	if k, err := o.Write(make([]byte, len(large)+1)); k != len(large) || !errors.Is(err, io.ErrShortWrite) {
 		t.Errorf("Write: %d, %v", k, err)
 	}
 }
