@@ -23,7 +23,6 @@
 package cpio
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -77,15 +76,15 @@ func Write(ctx context.Context, w io.Writer, t *tree.Tree, p Params) (Summary, e
 	if p.Align < 4 || p.Align > maxAlign || p.Align%4 != 0 {
 		return Summary{}, fmt.Errorf("write cpio archive: alignment %d is not a multiple of 4 up to %d", p.Align, maxAlign)
 	}
-	a := &archive{p: p, groups: map[uint64]*group{}, buf: make([]byte, contents.BufferSize)}
+	a := &archive{p: p, groups: map[uint64]*group{}}
 	if err := a.plan(t); err != nil {
 		return Summary{}, fmt.Errorf("write cpio archive: %w", err)
 	}
-	a.w = bufio.NewWriterSize(w, contents.BufferSize)
+	a.out = contents.NewOutput(w)
 	if err := a.write(ctx, t); err != nil {
 		return Summary{}, fmt.Errorf("write cpio archive: %w", err)
 	}
-	return Summary{Size: a.size, Entries: int64(t.Len())}, nil
+	return Summary{Size: a.out.Size, Entries: int64(t.Len())}, nil
 }
 
 // group is a file with several names.
@@ -97,9 +96,7 @@ type group struct {
 
 type archive struct {
 	p      Params
-	w      *bufio.Writer
-	size   int64
-	buf    []byte // for contents
+	out    *contents.Output
 	head   []byte // for headers
 	groups map[uint64]*group
 	subs   map[string]uint32 // subdirectories of a directory
@@ -175,7 +172,7 @@ func (a *archive) write(ctx context.Context, t *tree.Tree) error {
 	if err := a.pad(int64(a.p.Align)); err != nil {
 		return err
 	}
-	return a.w.Flush()
+	return a.out.Flush()
 }
 
 // typeBits are the file types of stat(2) by tree.Type.
@@ -207,10 +204,9 @@ func (a *archive) entry(n *tree.Node) error {
 			return err
 		}
 	} else {
-		if err := contents.Copy(a.w, n, a.buf); err != nil {
+		if err := a.out.Copy(n); err != nil {
 			return err
 		}
-		a.size += n.Size
 	}
 	return a.pad(4)
 }
@@ -259,14 +255,13 @@ func (a *archive) header(h header, name string) error {
 }
 
 func (a *archive) bytes(b []byte) error {
-	a.size += int64(len(b))
-	_, err := a.w.Write(b)
+	_, err := a.out.Write(b)
 	return err
 }
 
 // pad writes zeros up to a multiple of align bytes.
 func (a *archive) pad(align int64) error {
-	if k := a.size % align; k != 0 {
+	if k := a.out.Size % align; k != 0 {
 		return a.bytes(make([]byte, align-k))
 	}
 	return nil

@@ -183,7 +183,8 @@ func digest(n *tree.Node) (sum [sha256.Size]byte, err error) {
 		}
 	}
 	h := sha256.New()
-	if err := contents.Copy(h, n, make([]byte, contents.BufferSize)); err != nil {
+	out := contents.NewOutput(h)
+	if err := errors.Join(out.Copy(n), out.Flush()); err != nil {
 		return sum, err
 	}
 	h.Sum(sum[:0])

@@ -18,8 +18,10 @@ var typeFlags = [...]byte{
 	tree.CharDevice: tar.TypeChar, tree.BlockDevice: tar.TypeBlock, tree.FIFO: tar.TypeFifo,
 }
 
+// header describes a node; the next call reuses the result.
 func (a *archive) header(n *tree.Node) *tar.Header {
-	h := &tar.Header{
+	h := &a.head
+	*h = tar.Header{
 		Typeflag: typeFlags[n.Type], Name: n.Path, Linkname: n.Target, Mode: int64(n.Mode),
 		Uid: int(n.UID), Gid: int(n.GID), ModTime: time.Unix(n.MTime.Sec, int64(n.MTime.Nsec)),
 		Devmajor: int64(n.Major), Devminor: int64(n.Minor), Size: n.Size, Format: tar.FormatPAX,

@@ -45,7 +45,6 @@ package tar
 
 import (
 	"archive/tar"
-	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -100,16 +99,15 @@ func Write(ctx context.Context, w io.Writer, t *tree.Tree, p Params) (Summary, e
 			return Summary{}, fmt.Errorf("write tar archive: %q: %w", n.Path, err)
 		}
 	}
-	out := &counter{w: bufio.NewWriterSize(w, contents.BufferSize)}
-	a := &archive{p: p, out: out, first: map[uint64]string{}, buf: make([]byte, contents.BufferSize)}
+	a := &archive{p: p, out: contents.NewOutput(w), first: map[uint64]string{}}
 	err := a.write(ctx, t)
 	if err == nil {
-		err = out.w.Flush()
+		err = a.out.Flush()
 	}
 	if err != nil {
 		return Summary{}, fmt.Errorf("write tar archive: %w", err)
 	}
-	return Summary{Size: out.size, Entries: a.entries}, nil
+	return Summary{Size: a.out.Size, Entries: a.entries}, nil
 }
 
 func (p *Params) check(n *tree.Node) error {
@@ -137,23 +135,12 @@ func (p *Params) check(n *tree.Node) error {
 	return nil
 }
 
-type counter struct {
-	w    *bufio.Writer
-	size int64
-}
-
-func (c *counter) Write(b []byte) (int, error) {
-	n, err := c.w.Write(b)
-	c.size += int64(n)
-	return n, err
-}
-
 type archive struct {
 	p       Params
-	out     *counter
+	out     *contents.Output
 	first   map[uint64]string // Inode → the name that has the content
-	block   [blockSize]byte   // a header
-	buf     []byte
+	head    tar.Header
+	block   [blockSize]byte // head, encoded
 	entries int64
 }
 
@@ -181,7 +168,7 @@ func (a *archive) node(n *tree.Node) error {
 	if h.Typeflag != tar.TypeReg {
 		return nil
 	}
-	if err := contents.Copy(a.out, n, a.buf); err != nil {
+	if err := a.out.Copy(n); err != nil {
 		return err
 	}
 	return a.zeros(int(-n.Size & (blockSize - 1)))

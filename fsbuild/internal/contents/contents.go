@@ -13,12 +13,47 @@ import (
 // ErrChanged is the cause when a content is not as long as its node says.
 var ErrChanged = errors.New("content changed while it was read")
 
-// BufferSize is a good length for the buffer of Copy, in bytes.
+// BufferSize is how much an [Output] gathers, in bytes.
 const BufferSize = 256 << 10
 
-// Copy writes the content of a regular file: n.Size bytes or an error. buf is
-// scratch of at least two bytes.
-func Copy(w io.Writer, n *tree.Node, buf []byte) error {
+// leastRead is the room in the buffer that is worth a read.
+const leastRead = 4 << 10
+
+// Output gathers what an archive consists of. Contents are read straight into
+// its buffer.
+type Output struct {
+	Size int64 // of all that was written, in bytes
+
+	w   io.Writer
+	buf []byte
+	n   int // bytes in buf
+}
+
+// NewOutput returns an Output to w, which Flush must end.
+func NewOutput(w io.Writer) *Output { return &Output{w: w, buf: make([]byte, BufferSize)} }
+
+// Write implements io.Writer.
+func (o *Output) Write(b []byte) (n int, err error) {
+	for n < len(b) {
+		if o.n == len(o.buf) {
+			if err := o.Flush(); err != nil {
+				return n, err
+			}
+		}
+		k := copy(o.buf[o.n:], b[n:])
+		o.add(k)
+		n += k
+	}
+	return n, nil
+}
+
+func (o *Output) add(n int) {
+	o.n += n
+	o.Size += int64(n)
+}
+
+// Copy writes the content of a regular file: n.Size bytes or an error.
+func (o *Output) Copy(n *tree.Node) error {
 	if n.Size == 0 && n.Content == nil {
 		return nil
 	}
@@ -28,17 +63,30 @@ func Copy(w io.Writer, n *tree.Node, buf []byte) error {
 	}
 	defer r.Close()
 	for {
-		k, rerr := r.Read(buf)
-		if _, werr := w.Write(buf[:k]); werr != nil {
-			return werr
+		if len(o.buf)-o.n < leastRead {
+			if err := o.Flush(); err != nil {
+				return err
+			}
 		}
-		if errors.Is(rerr, io.EOF) {
+		k, err := r.Read(o.buf[o.n:])
+		o.add(k)
+		if errors.Is(err, io.EOF) {
 			return nil
 		}
-		if rerr != nil {
-			return rerr
+		if err != nil {
+			return err
 		}
 	}
+}
+
+// Flush writes what was gathered.
+func (o *Output) Flush() error {
+	k, err := o.w.Write(o.buf[:o.n])
+	if err == nil && k < o.n {
+		err = io.ErrShortWrite
+	}
+	o.n = 0
+	return err
 }
 
 // Reader yields a content. Read fills the whole slice, which is not empty,

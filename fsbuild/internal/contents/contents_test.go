@@ -42,14 +42,22 @@ func TestCopy(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := &tree.Node{Path: "x", Type: tree.Regular, Size: c.size, Content: c.open}
-			for _, length := range []int{2, 5, 6, 100} {
-				var got bytes.Buffer
-				err := contents.Copy(&got, n, make([]byte, length))
-				if !errors.Is(err, c.want) || (c.want == nil) != (err == nil) {
-					t.Errorf("buffer of %d: %v, want %v", length, err, c.want)
+			for _, before := range []int{0, contents.BufferSize - 5000, contents.BufferSize - 3, contents.BufferSize, contents.BufferSize + 1} {
+				var b bytes.Buffer
+				o := contents.NewOutput(&b)
+				if _, err := o.Write(make([]byte, before)); err != nil {
+					t.Fatal(err)
 				}
-				if c.want == nil && got.String() != "hello" || got.Len() > int(c.size) {
-					t.Errorf("buffer of %d: copied %q", length, got.String())
+				err := o.Copy(n)
+				if !errors.Is(err, c.want) || (c.want == nil) != (err == nil) {
+					t.Errorf("behind %d bytes: %v, want %v", before, err, c.want)
+				}
+				if err := o.Flush(); err != nil {
+					t.Fatal(err)
+				}
+				got := string(b.Bytes()[before:])
+				if c.want == nil && got != "hello" || len(got) > int(c.size) || o.Size != int64(b.Len()) {
+					t.Errorf("behind %d bytes: copied %q, Size is %d of %d", before, got, o.Size, b.Len())
 				}
 			}
 		})
@@ -57,7 +65,7 @@ func TestCopy(t *testing.T) {
 }
 
 func TestCopyNothing(t *testing.T) {
-	if err := contents.Copy(nil, &tree.Node{Type: tree.Regular}, make([]byte, 2)); err != nil {
+	if err := contents.NewOutput(nil).Copy(&tree.Node{Type: tree.Regular}); err != nil {
 		t.Error(err)
 	}
 	r, err := contents.Open(&tree.Node{Type: tree.Regular})
@@ -72,13 +80,19 @@ func TestCopyNothing(t *testing.T) {
 	}
 }
 
-type full struct{}
+type full int
 
-func (full) Write([]byte) (int, error) { return 0, io.ErrShortWrite }
+func (f full) Write([]byte) (int, error) { return int(f), nil }
 
 func TestCopyWriteError(t *testing.T) {
-	n := &tree.Node{Type: tree.Regular, Size: 1, Content: tree.Bytes([]byte("x"))}
-	if err := contents.Copy(full{}, n, make([]byte, 2)); !errors.Is(err, io.ErrShortWrite) {
+	large := make([]byte, contents.BufferSize)
+	n := &tree.Node{Type: tree.Regular, Size: int64(len(large)), Content: tree.Bytes(large)}
+	o := contents.NewOutput(full(1))
+	if err := o.Copy(n); !errors.Is(err, io.ErrShortWrite) {
 		t.Errorf("Copy: %v", err)
+	}
+	o = contents.NewOutput(full(1))
+	if k, err := o.Write(make([]byte, len(large)+1)); k != len(large) || !errors.Is(err, io.ErrShortWrite) {
+		t.Errorf("Write: %d, %v", k, err)
 	}
 }

@@ -120,18 +120,16 @@ func ReadFrom(ctx context.Context, root *os.File, o Options) (*tree.Tree, error)
 }
 
 func (s *scanner) read(ctx context.Context) (*tree.Tree, error) {
-	top := &item{}
-	if err := s.stat(int(s.root.Fd()), "", ".", top); err != nil {
-		return nil, err
-	}
-	if err := s.scan(ctx, top); err != nil {
+	top := item{}
+	if err := s.stat(int(s.root.Fd()), "", ".", &top); err != nil {
 		return nil, err
 	}
 	t := tree.New()
 	*t.Lookup(".") = top.node
-	if err := s.add(t, top); err != nil {
+	if err := s.scan(ctx, t, folder{".", top.mount}); err != nil {
 		return nil, err
 	}
+	link(t)
 	return t, s.addDevices(t)
 }
 
@@ -141,11 +139,16 @@ type item struct {
 	id    fileID
 	nlink uint32
 	mount uint64 // id of the mount that it is on, 0 when unknown
-	kids  []item
 }
 
 // fileID identifies a file on the host.
 type fileID struct{ dev, ino uint64 }
+
+// folder is a directory that is to be read.
+type folder struct {
+	path  string
+	mount uint64
+}
 
 // scanner reads metadata, several directories at a time.
 type scanner struct {
@@ -154,30 +157,32 @@ type scanner struct {
 	xattrs *xattrReader
 }
 
-// queue hands directories to workers; it is finished when none is waiting or
-// being read.
+// queue hands directories to workers and adds what they find to the tree; it
+// is finished when none is waiting or being read.
 type queue struct {
 	mu      sync.Mutex
 	cond    sync.Cond
-	waiting []*item
+	waiting []folder
 	busy    int
 	err     error
+	tree    *tree.Tree
+	links   map[fileID]uint64 // files with several names
 }
 
 // scan reads everything below top.
-func (s *scanner) scan(ctx context.Context, top *item) error {
-	q := &queue{waiting: []*item{top}}
+func (s *scanner) scan(ctx context.Context, t *tree.Tree, top folder) error {
+	q := &queue{waiting: []folder{top}, tree: t, links: map[fileID]uint64{}}
 	q.cond.L = &q.mu
 	var wg sync.WaitGroup
 	for range min(runtime.GOMAXPROCS(0), 8) {
 		wg.Go(func() {
 			w := &worker{scanner: s, dirents: make([]byte, 64<<10)}
-			for d := q.next(); d != nil; d = q.next() {
+			for d, ok := q.next(); ok; d, ok = q.next() {
 				err := ctx.Err()
 				if err == nil {
 					err = w.readDir(d)
 				}
-				q.done(d, err)
+				q.done(d, w.found, err)
 			}
 		})
 	}
@@ -185,36 +190,66 @@ func (s *scanner) scan(ctx context.Context, top *item) error {
 	return q.err
 }
 
-// next waits for a directory; nil means the end.
-func (q *queue) next() *item {
+// next waits for a directory; false means the end.
+func (q *queue) next() (folder, bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	for len(q.waiting) == 0 && q.busy > 0 && q.err == nil {
 		q.cond.Wait()
 	}
 	if len(q.waiting) == 0 || q.err != nil {
-		return nil
+		return folder{}, false
 	}
 	d := q.waiting[len(q.waiting)-1]
 	q.waiting = q.waiting[:len(q.waiting)-1]
 	q.busy++
-	return d
+	return d, true
 }
 
-// done adds the subdirectories of d, whose reading ended with err.
-func (q *queue) done(d *item, err error) {
+// done adds what was found in d, whose reading ended with err.
+func (q *queue) done(d folder, found []item, err error) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	q.busy--
+	for i := 0; i < len(found) && err == nil; i++ {
+		err = q.add(d, &found[i])
+	}
 	if q.err == nil {
 		q.err = err
 	}
-	for i := range d.kids {
-		if k := &d.kids[i]; k.node.Type == tree.Directory && k.mount == d.mount {
-			q.waiting = append(q.waiting, k)
+	q.cond.Broadcast()
+}
+
+func (q *queue) add(d folder, k *item) error {
+	switch {
+	case k.node.Type == tree.Directory && k.mount == d.mount:
+		q.waiting = append(q.waiting, folder{k.node.Path, k.mount})
+	case k.node.Type != tree.Directory && k.nlink > 1:
+		if q.links[k.id] == 0 {
+			q.links[k.id] = uint64(len(q.links)) + 1
+		}
+		k.node.Inode = q.links[k.id]
+	}
+	return q.tree.Add(k.node)
+}
+
+// link numbers files with several names in canonical order, and gives all names
+// the metadata of the first.
+func link(t *tree.Tree) {
+	first := map[uint64]*tree.Node{}
+	for n := range t.All() {
+		if n.Inode == 0 {
+			continue
+		}
+		if f, ok := first[n.Inode]; ok {
+			path := n.Path
+			*n = *f
+			n.Path = path
+		} else {
+			first[n.Inode] = n
+			n.Inode = uint64(len(first))
 		}
 	}
-	q.cond.Broadcast()
 }
 
 // worker reads one directory after the other.
@@ -222,20 +257,21 @@ type worker struct {
 	*scanner
 	dirents []byte
 	names   []string
+	found   []item // in the last directory, by name
 }
 
-// readDir fills d.kids, by name.
-func (w *worker) readDir(d *item) error {
-	fd, err := openBeneath(w.root, d.node.Path, unix.O_RDONLY|unix.O_DIRECTORY)
+// readDir finds what is in d.
+func (w *worker) readDir(d folder) error {
+	fd, err := openBeneath(w.root, d.path, unix.O_RDONLY|unix.O_DIRECTORY)
 	if err != nil {
-		return fmt.Errorf("%q: open: %w", d.node.Path, err)
+		return fmt.Errorf("%q: open: %w", d.path, err)
 	}
 	defer closeRead(fd)
-	w.names = w.names[:0]
+	w.names, w.found = w.names[:0], w.found[:0]
 	for {
 		n, err := unix.ReadDirent(fd, w.dirents)
 		if err != nil {
-			return fmt.Errorf("%q: read directory: %w", d.node.Path, err)
+			return fmt.Errorf("%q: read directory: %w", d.path, err)
 		}
 		if n == 0 {
 			break
@@ -243,17 +279,16 @@ func (w *worker) readDir(d *item) error {
 		_, _, w.names = unix.ParseDirent(w.dirents[:n], -1, w.names)
 	}
 	slices.Sort(w.names)
-	d.kids = make([]item, 0, len(w.names))
 	for _, name := range w.names {
 		path := name
-		if d.node.Path != "." {
-			path = d.node.Path + "/" + name
+		if d.path != "." {
+			path = d.path + "/" + name
 		}
 		if w.o.Exclude != nil && w.o.Exclude(path) {
 			continue
 		}
-		d.kids = append(d.kids, item{})
-		k := &d.kids[len(d.kids)-1]
+		w.found = append(w.found, item{})
+		k := &w.found[len(w.found)-1]
 		if err := w.stat(fd, name, path, k); err != nil {
 			return fmt.Errorf("%q: %w", path, err)
 		}
@@ -266,7 +301,7 @@ func (w *worker) readDir(d *item) error {
 
 // checkMount decides about a file on another mount than its directory. Without
 // OneFileSystem it is read like any other.
-func (s *scanner) checkMount(d, k *item) error {
+func (s *scanner) checkMount(d folder, k *item) error {
 	switch {
 	case k.mount == d.mount:
 	case k.mount == 0:
@@ -372,41 +407,6 @@ func (s *scanner) device(n *tree.Node) error {
 	n.Size, n.Content = 0, nil
 	n.Xattrs = slices.Delete(n.Xattrs, i, i+1)
 	return nil
-}
-
-// add adds what is below d to the tree, in canonical order. A file with
-// several names takes the metadata of its first one.
-func (s *scanner) add(t *tree.Tree, top *item) error {
-	links := map[fileID]*tree.Node{}
-	stack := []*item{top}
-	for len(stack) > 0 {
-		d := stack[len(stack)-1]
-		stack = stack[:len(stack)-1]
-		if d != top {
-			if err := t.Add(linked(links, d)); err != nil {
-				return err
-			}
-		}
-		for i := range d.kids {
-			stack = append(stack, &d.kids[len(d.kids)-1-i])
-		}
-	}
-	return nil
-}
-
-// linked gives a file with several names the identity of the first.
-func linked(links map[fileID]*tree.Node, k *item) tree.Node {
-	if k.nlink < 2 || k.node.Type == tree.Directory {
-		return k.node
-	}
-	if first, ok := links[k.id]; ok {
-		n := *first
-		n.Path = k.node.Path
-		return n
-	}
-	k.node.Inode = uint64(len(links)) + 1
-	links[k.id] = &k.node
-	return k.node
 }
 
 // addDevices adds the ledger, parents before what is in them.

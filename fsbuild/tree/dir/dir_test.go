@@ -379,3 +379,29 @@ func TestReadErrors(t *testing.T) {
 		t.Errorf("Read with a cancelled context: %v", err)
 	}
 }
+
+// TestLinkNumbers: files with several names are numbered in canonical order,
+// whatever the order of reading.
+func TestLinkNumbers(t *testing.T) {
+	root := t.TempDir()
+	for _, d := range []string{"a", "b", "c", "c/d", "e"} {
+		must(t, os.Mkdir(filepath.Join(root, d), 0o755))
+		write(t, filepath.Join(root, d, "x"), d)
+		must(t, os.Link(filepath.Join(root, d, "x"), filepath.Join(root, d, "y")))
+	}
+	must(t, os.Link(filepath.Join(root, "e/x"), filepath.Join(root, "a/from-e")))
+	tr, err := dir.Read(t.Context(), root, dir.Options{})
+	must(t, err)
+	got := map[string]uint64{}
+	for n := range tr.All() {
+		if n.Type == tree.Regular {
+			got[n.Path] = n.Inode
+		}
+	}
+	want := map[string]uint64{
+		"a/from-e": 1, "a/x": 2, "a/y": 2, "b/x": 3, "b/y": 3, "c/d/x": 4, "c/d/y": 4, "c/x": 5, "c/y": 5, "e/x": 1, "e/y": 1,
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("identities (-want +got):\n%s", diff)
+	}
+}

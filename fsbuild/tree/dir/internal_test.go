@@ -155,7 +155,7 @@ func TestMounts(t *testing.T) {
 		"file, one file system":      {one: true, typ: unix.S_IFREG, want: ErrMount},
 	} {
 		s := &scanner{o: Options{OneFileSystem: c.one}}
-		d, k := &item{mount: 1}, &item{mount: 2}
+		d, k := folder{mount: 1}, &item{mount: 2}
 		k.node.Type = modeTypes[c.typ]
 		if err := s.checkMount(d, k); err != c.want { //nolint:errorlint // it is returned as it is
 			t.Errorf("%s: %v, want %v", name, err, c.want)
