@@ -301,6 +301,7 @@ func (a *arrangement) smallest(wishes []partition.Wish, needs []int64) (partitio
 	for _, n := range needs {
 		high += roundUp(n, a.align()) + a.align()
 	}
+	high = upMiB(high)
 	for {
 		t, err := fits(high)
 		var space *partition.SpaceError

@@ -279,25 +279,26 @@ func TestGPTRefuses(t *testing.T) {
 		want string
 		is   error
 	}{
-		"no partitions":      {func(img *fsbuild.Image) { img.Partitions = nil }, "0 root partitions", fsbuild.ErrImage},
-		"two roots":          {func(img *fsbuild.Image) { img.Partitions[0].Root = true }, "2 root partitions", fsbuild.ErrImage},
-		"partitions, bare":   {func(img *fsbuild.Image) { img.Table, img.Boot, img.Core = fsbuild.NoTable, nil, nil }, "need a partition table", fsbuild.ErrImage},
-		"placed":             {func(img *fsbuild.Image) { img.Partitions[0].Entry.Start = 9 }, "partition 1: its place", fsbuild.ErrImage},
-		"odd size":           {func(img *fsbuild.Image) { img.Partitions[0].Size.Bytes = 1000 }, "partition 1: size 1000", fsbuild.ErrImage},
-		"negative size":      {func(img *fsbuild.Image) { img.Partitions[2].Size.Bytes = -4096 }, "partition 3: size -4096", fsbuild.ErrImage},
-		"no size":            {func(img *fsbuild.Image) { img.Partitions[0].Size.Bytes = 0 }, "partition 1: has neither", fsbuild.ErrImage},
-		"content too large":  {func(img *fsbuild.Image) { img.Partitions[1].Size.Bytes = 1 << 20 }, "partition 2: content of 4194304 bytes does not fit", fsbuild.ErrImage},
-		"content of root":    {func(img *fsbuild.Image) { img.Partitions[2].Content = img.Partitions[1].Content }, "partition 3: the root partition holds", fsbuild.ErrImage},
-		"negative content":   {func(img *fsbuild.Image) { img.Partitions[1].Content = misbehaved{-1, nil, nil} }, "partition 2: content of -1", fsbuild.ErrImage},
-		"no disk GUID":       {func(img *fsbuild.Image) { img.DiskGUID = partition.GUID{} }, "the disk has no GUID", nil},
-		"no BIOS boot":       {func(img *fsbuild.Image) { img.Partitions = img.Partitions[1:] }, "needs a partition of type bios-boot", fsbuild.ErrImage},
-		"BIOS boot is full":  {func(img *fsbuild.Image) { img.Partitions[0].Content = misbehaved{1, nil, nil} }, "partition 1: a BIOS boot partition holds", fsbuild.ErrImage},
-		"BIOS boot is small": {func(img *fsbuild.Image) { img.Partitions[0].Size.Bytes = 65536 }, "partition 1 needs 1048576 bytes", nil},
-		"small disk":         {func(img *fsbuild.Image) { img.DiskSize = 7 << 20 }, "no room", fsbuild.ErrImage},
-		"root beyond disk":   {func(img *fsbuild.Image) { img.DiskSize, img.Partitions[2].Size.Bytes = 64<<20, 64<<20 }, "partition 3 needs 67108864 bytes", nil},
-		"MBR with names":     {func(img *fsbuild.Image) { img.Table, img.Partitions[0].Entry.Type = fsbuild.MBR, 0x83 }, "need a GPT", partition.ErrUnsupported},
-		"large sectors":      {func(img *fsbuild.Image) { img.SectorSize = 4096 }, "needs sectors of 512 bytes", fsbuild.ErrImage},
-		"odd sectors":        {func(img *fsbuild.Image) { img.SectorSize = 1024 }, "sectors of 1024 bytes", fsbuild.ErrImage},
+		"no partitions":     {func(img *fsbuild.Image) { img.Partitions = nil }, "0 root partitions", fsbuild.ErrImage},
+		"two roots":         {func(img *fsbuild.Image) { img.Partitions[0].Root = true }, "2 root partitions", fsbuild.ErrImage},
+		"partitions, bare":  {func(img *fsbuild.Image) { img.Table, img.Boot, img.Core = fsbuild.NoTable, nil, nil }, "need a partition table", fsbuild.ErrImage},
+		"placed":            {func(img *fsbuild.Image) { img.Partitions[0].Entry.Start = 9 }, "partition 1: its place", fsbuild.ErrImage},
+		"odd size":          {func(img *fsbuild.Image) { img.Partitions[0].Size.Bytes = 1000 }, "partition 1: size 1000", fsbuild.ErrImage},
+		"negative size":     {func(img *fsbuild.Image) { img.Partitions[2].Size.Bytes = -4096 }, "partition 3: size -4096", fsbuild.ErrImage},
+		"no size":           {func(img *fsbuild.Image) { img.Partitions[0].Size.Bytes = 0 }, "partition 1: has neither", fsbuild.ErrImage},
+		"content too large": {func(img *fsbuild.Image) { img.Partitions[1].Size.Bytes = 1 << 20 }, "partition 2: content of 4194304 bytes does not fit", fsbuild.ErrImage},
+		"content of root":   {func(img *fsbuild.Image) { img.Partitions[2].Content = img.Partitions[1].Content }, "partition 3: the root partition holds", fsbuild.ErrImage},
+		"negative content":  {func(img *fsbuild.Image) { img.Partitions[1].Content = misbehaved{-1, nil, nil} }, "partition 2: content of -1", fsbuild.ErrImage},
+		"no disk GUID":      {func(img *fsbuild.Image) { img.DiskGUID = partition.GUID{} }, "the disk has no GUID", nil},
+		"no BIOS boot":      {func(img *fsbuild.Image) { img.Partitions = img.Partitions[1:] }, "needs a partition of type bios-boot", fsbuild.ErrImage},
+		"BIOS boot is full": {func(img *fsbuild.Image) { img.Partitions[0].Content = misbehaved{1, nil, nil} }, "partition 1: a BIOS boot partition holds", fsbuild.ErrImage},
+		"gap is small":      {func(img *fsbuild.Image) { img.Table, img.Partitions, img.Align = fsbuild.MBR, nil, 16<<10 }, "core.img needs", nil},
+		"below alignment":   {func(img *fsbuild.Image) { img.Partitions[0].Size.Bytes = 65536 }, "partition 1: 65536 bytes are less than the alignment", partition.ErrUnsupported},
+		"small disk":        {func(img *fsbuild.Image) { img.DiskSize = 7 << 20 }, "no room", fsbuild.ErrImage},
+		"root beyond disk":  {func(img *fsbuild.Image) { img.DiskSize, img.Partitions[2].Size.Bytes = 64<<20, 64<<20 }, "partition 3 needs 67108864 bytes", nil},
+		"MBR with names":    {func(img *fsbuild.Image) { img.Table, img.Partitions[0].Entry.Type = fsbuild.MBR, 0x83 }, "need a GPT", partition.ErrUnsupported},
+		"large sectors":     {func(img *fsbuild.Image) { img.SectorSize = 4096 }, "needs sectors of 512 bytes", fsbuild.ErrImage},
+		"odd sectors":       {func(img *fsbuild.Image) { img.SectorSize = 1024 }, "sectors of 1024 bytes", fsbuild.ErrImage},
 	} {
 		t.Run(name, func(t *testing.T) {
 			img := copyOf(whole)
@@ -307,7 +308,7 @@ func TestGPTRefuses(t *testing.T) {
 				t.Errorf("error = %v, want one with %q", err, tc.want)
 			}
 			var size *grub.SizeError
-			if name == "BIOS boot is small" && !errors.As(err, &size) {
+			if name == "gap is small" && !errors.As(err, &size) {
 				t.Errorf("error = %v is no grub.SizeError", err)
 			}
 		})

@@ -256,7 +256,7 @@ func TestBadConfigurations(t *testing.T) {
 		"primary late":     {replace("name: swap\n", "name: swap\n      - {name: late, size: 1MiB, flags: [primary]}\n"), "", false},
 		"no fs type":       {replace("          type: xfs\n", ""), "mkfs mkfs_var log: type: mkfs config needs [type]", false},
 		"label twice":      {replace("label: log", "label: mkfs_swap"), "file system label [mkfs_swap] used more than once", false},
-		"long label":       {replace("label: log", "label: thirteen-long"), "label [thirteen-long] too long for filesystem [xfs]: 13 > 12", false},
+		"long label":       {replace("label: log", "label: thirteen-long"), "Label [thirteen-long] too long for filesystem [xfs]: 13 > 12", false},
 		"odd label":        {replace("label: log", `label: "a\tb"`), "has characters that fstab cannot hold", false},
 		"point":            {replace("mount_point: /var/log", "mount_point: var"), `"var" is no absolute path`, false},
 		"point with dots":  {replace("mount_point: /var/log", "mount_point: /var/../etc"), "is no absolute path", false},

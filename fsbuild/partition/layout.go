@@ -165,6 +165,9 @@ func (l *layout) addGPT(w Wish) error {
 	}
 	size := w.Size.Of(l.free)
 	length := size / l.align * l.align
+	if w.Size.Percent == 0 && length < l.align {
+		return fmt.Errorf("partition %d: %d bytes are less than the alignment of %d: %w", number, size, l.align, ErrUnsupported)
+	}
 	if size > l.free || length < l.align {
 		return &SpaceError{number, max(size, l.align), l.free}
 	}

@@ -145,7 +145,7 @@ func TestLayoutRefuses(t *testing.T) {
 		"negative":         {mbr, -512, nil, "alignment of -512 bytes", false},
 		"larger than disk": {mbr, 64 << 20, nil, "larger than the disk", false},
 		"GPT too large":    {gpt, 0, []partition.Wish{p("8MiB"), p("23MiB")}, "partition 2 needs 24117248 bytes, but only 23068672 are free", true},
-		"GPT too small":    {gpt, 0, []partition.Wish{p("1000000B")}, "partition 1 needs 1048576 bytes", true},
+		"GPT too small":    {gpt, 0, []partition.Wish{p("1000000B")}, "partition 1: 1000000 bytes are less than the alignment", false},
 		"GPT full":         {gpt, 0, []partition.Wish{p("100%"), p("100%")}, "partition 2 needs 1048576 bytes, but only 0 are free", true},
 		"GPT logical":      {gpt, 0, []partition.Wish{l("1MiB")}, "no logical partitions", false},
 		"MBR too large":    {mbr, 0, []partition.Wish{p("32MiB")}, "partition 1 needs 33554432 bytes", true},

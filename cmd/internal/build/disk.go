@@ -20,7 +20,7 @@ import (
 type blockDevice struct {
 	text   []byte
 	plan   *blockdevice.Plan
-	origin string // a file's name, or "" for the text of the variable
+	origin string // for people
 	given  bool   // in a file by the caller
 }
 
@@ -40,34 +40,26 @@ func (p *parent) findBlockDevice(s *elements.Selection) (*blockDevice, error) {
 		b.origin, b.given = file, true
 	case config != "":
 		p.tell(Event{Kind: Message, Text: "User specified block-device config from DIB_BLOCK_DEVICE_CONFIG"})
-		b.text = []byte(config)
+		b.text, b.origin = []byte(config), "the variable DIB_BLOCK_DEVICE_CONFIG"
 	default:
 		b.origin, b.text, err = s.BlockDevice(p.req.Arch)
 		if err != nil {
 			return nil, withHint(err)
 		}
 		if b.text == nil {
-			b.text = []byte(blockdevice.Fallback)
+			b.text, b.origin = []byte(blockdevice.Fallback), "the default without a block-device element: one file system"
 		}
 	}
 	if b.plan, err = parseBlockDevice(b.text, p.req); err == nil {
 		_, err = disk.Image(b.plan, tree.New(), disk.Params{})
 	}
 	if err != nil {
-		return nil, refuse("it comes from "+b.from(), "%v", err)
+		return nil, refuse("it comes from "+b.origin, "%v", err)
 	}
 	for _, key := range b.plan.Ignored {
 		p.tell(Event{Kind: Message, Text: "block-device configuration: " + key + " means nothing"})
 	}
 	return b, nil
-}
-
-// from names the origin for people.
-func (b *blockDevice) from() string {
-	if b.origin != "" {
-		return b.origin
-	}
-	return "the variable DIB_BLOCK_DEVICE_CONFIG"
 }
 
 // parseBlockDevice reads a configuration with what the request adds to it.

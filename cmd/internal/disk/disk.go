@@ -187,7 +187,7 @@ func (b *builder) ext(fs blockdevice.FileSystem) (ext4.Params, error) {
 	}
 	name := b.name(fs)
 	p.Type, p.Label, p.Time, p.UUID, p.HashSeed = kind, fs.Label, b.Time, b.Seed.UUID(name), b.Seed.HashSeed(name)
-	if name != reproducibility.Root && kind != ext4.Ext2 {
+	if name != reproducibility.Root && kind != ext4.Ext2 && p.JournalSize == 0 {
 		p.JournalBySize = true
 	}
 	if fs.UUID != "" {

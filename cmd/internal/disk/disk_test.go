@@ -54,10 +54,7 @@ func parse(t *testing.T, config string) *blockdevice.Plan {
 }
 
 func params() disk.Params {
-	return disk.Params{
-		Seed: reproducibility.NewSeed([]byte("disk")), Time: time.Unix(1_700_000_000, 0),
-		Ext: ext4.Params{JournalSize: -1},
-	}
+	return disk.Params{Seed: reproducibility.NewSeed([]byte("disk")), Time: time.Unix(1_700_000_000, 0)}
 }
 
 // write builds the disk as a raw file.
