@@ -183,11 +183,11 @@ func (r *reporter) facts(t *testing.T) map[string]string {
 // check compares the guest's first report with what any guest of the image has
 // to be like. The root partition has grown to the end of the disk, in front of
 // the copy of its table.
-func (r *reporter) check(t *testing.T, firmware, secureBoot string) {
+func (r *reporter) check(t *testing.T, firmware, secure string) {
 	t.Helper()
 	facts := r.facts(t)
 	for name, want := range map[string]string{
-		"state": "running", "failed": "", "firmware": firmware, "secure boot": secureBoot,
+		"state": "running", "failed": "", "firmware": firmware, "secure boot": secure,
 		"root": "/dev/vda3", "esp": "/dev/vda1 vfat", "table": "No errors detected.",
 	} {
 		if got, ok := facts[name]; !ok || got != want {
