@@ -20,9 +20,13 @@ const (
 )
 
 // NeedsGRUB tells whether a BIOS can boot from the disk with GRUB's images in
-// its sectors: it has an MBR, or in a GPT a BIOS boot partition.
+// its sectors: it has an MBR, or in a GPT a BIOS boot partition, and sectors of
+// 512 bytes.
 func NeedsGRUB(plan *blockdevice.Plan) bool {
 	d := plan.Disks[0]
+	if d.BlockSize != 512 {
+		return false
+	}
 	for _, p := range d.Partitions {
 		if p.Type == biosBoot {
 			return true
