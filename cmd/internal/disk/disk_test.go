@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -13,6 +14,7 @@ import (
 
 	"cairn/cmd/internal/disk"
 	"cairn/elements/blockdevice"
+	"cairn/elements/builtin"
 	"cairn/fsbuild"
 	"cairn/fsbuild/ext4"
 	"cairn/fsbuild/partition"
@@ -296,4 +298,32 @@ func TestBuildRefuses(t *testing.T) {
 			}
 		}
 	}
+}
+
+// TestNeedsGRUB: which of the elements' disks a BIOS boots from.
+func TestNeedsGRUB(t *testing.T) {
+	for element, want := range map[string]bool{
+		"block-device-mbr": true, "block-device-gpt": true, "block-device-efi": true, "block-device-efi-4k": false,
+	} {
+		text, err := fs.ReadFile(builtin.FS(), element+"/block-device-default.yaml")
+		must(t, err)
+		if got := disk.NeedsGRUB(parse(t, string(text))); got != want {
+			t.Errorf("%s: %v", element, got)
+		}
+	}
+	if disk.NeedsGRUB(parse(t, blockdevice.Fallback)) {
+		t.Error("a disk without a table has no place for GRUB")
+	}
+}
+
+// TestLargeSectors lays the disk of block-device-efi-4k out, which the writers'
+// own reader finds on its sectors.
+func TestLargeSectors(t *testing.T) {
+	text, err := fs.ReadFile(builtin.FS(), "block-device-efi-4k/block-device-default.yaml")
+	must(t, err)
+	plan := parse(t, string(text))
+	path, _ := write(t, plan, params())
+	esp, root := open(t, path, 1), open(t, path, 3)
+	tool(t, "dosfstools", "fsck.vfat", "-n", extract(t, esp))
+	tool(t, "e2fsprogs", "e2fsck", "-fn", extract(t, root))
 }
