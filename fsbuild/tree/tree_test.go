@@ -140,6 +140,48 @@ func TestRemove(t *testing.T) {
 	}
 }
 
+// TestCut: what is below a mount point becomes a tree of its own, with the
+// directory's metadata at both ends.
+func TestCut(t *testing.T) {
+	tr := tree.New()
+	hello := tree.Node{Type: tree.Regular, Mode: 0o640, Size: 6, Content: tree.Bytes([]byte("hello\n")), Inode: 3}
+	for _, n := range []tree.Node{dirNode("a"), {Path: "a/b", Type: tree.Directory, Mode: 0o700, UID: 7}, dirNode("a/b/c"), dirNode("a/b-d"), {Path: "l", Type: tree.Symlink, Target: "a"}} {
+		if err := tr.Add(n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for _, p := range []string{"a/b/c/f", "a/f"} {
+		n := hello
+		n.Path = p
+		if err := tr.Add(n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	cut, err := tr.Cut("a/b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{".", "c", "c/f"}, paths(cut)); diff != "" {
+		t.Errorf("what was cut out (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{".", "a", "a/b", "a/b-d", "a/f", "l"}, paths(tr)); diff != "" {
+		t.Errorf("what is left (-want +got):\n%s", diff)
+	}
+	for name, n := range map[string]*tree.Node{"the new root": cut.Lookup("."), "the mount point": tr.Lookup("a/b")} {
+		if n.Mode != 0o700 || n.UID != 7 {
+			t.Errorf("%s has mode %o and owner %d", name, n.Mode, n.UID)
+		}
+	}
+	if got := cut.Lookup("c/f"); got.Size != 6 || got.Inode != 3 {
+		t.Errorf("c/f is %+v", got)
+	}
+	for path, want := range map[string]error{"none": tree.ErrInvalid, "l": tree.ErrNotDir, "a/f": tree.ErrNotDir, ".": tree.ErrNotDir} {
+		if _, err := tr.Cut(path); !errors.Is(err, want) || !strings.Contains(err.Error(), path) {
+			t.Errorf("cut %q: %v, want %v", path, err, want)
+		}
+	}
+}
+
 func TestChildrenAndNames(t *testing.T) {
 	tr := tree.New()
 	for _, p := range []string{"b", "a", "b/z", "b/y", "b/y/x"} {
