@@ -301,21 +301,22 @@ func (a *arrangement) smallest(wishes []partition.Wish, needs []int64) (partitio
 	for _, n := range needs {
 		high += roundUp(n, a.align()) + a.align()
 	}
-	high = upMiB(high)
-	for {
-		t, err := fits(high)
-		var space *partition.SpaceError
-		switch {
+	var space *partition.SpaceError // of a smaller disk
+	for high = upMiB(high); ; high *= 2 {
+		_, err := fits(high)
+		switch tooSmall := errors.As(err, &space); {
 		case err == nil:
 			steps := sort.Search(int(high/mib), func(n int) bool {
 				_, err := fits(int64(n) * mib)
 				return err == nil
 			})
 			return fits(int64(steps) * mib)
-		case !errors.As(err, &space) || high > largest:
-			return t, err
+		case tooSmall && high < largest:
+			continue
+		case space != nil: // whatever the label says of so large a disk
+			err = fmt.Errorf("no disk is large enough: %w", space)
 		}
-		high *= 2
+		return partition.Table{}, err
 	}
 }
 

@@ -89,10 +89,10 @@ func Image(plan *blockdevice.Plan, t *tree.Tree, p Params) (fsbuild.Image, error
 // only returns the one disk of a plan.
 func only(plan *blockdevice.Plan) (blockdevice.Disk, error) {
 	root, _ := plan.At("/")
-	for _, d := range plan.Disks[min(1, len(plan.Disks)):] {
-		return d, wrong("local_loop "+d.Name, "", fmt.Errorf("only one disk is written: %w", blockdevice.ErrUnsupported))
-	}
 	d := plan.Disks[0]
+	if len(plan.Disks) > 1 {
+		return d, wrong("local_loop "+plan.Disks[1].Name, "", fmt.Errorf("only one disk is written: %w", blockdevice.ErrUnsupported))
+	}
 	if d.Label == 0 && root.Base != d.Name {
 		return d, wrong("mkfs "+root.Name, "base", fmt.Errorf("the root file system is not on the disk %s", d.Name))
 	}

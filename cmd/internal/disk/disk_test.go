@@ -279,6 +279,7 @@ func TestBuildRefuses(t *testing.T) {
 		"ESP too small":  {strings.Replace(everything, "40MiB", "1MiB", 1) + "\n", 0, nil},
 		"boot too small": {strings.NewReplacer("32MiB", "1MiB", "-b 1024", "-b 4096 -N 100000").Replace(everything), 0, []string{"mkfs_boot", "bytes"}},
 		"disk too small": {everything, 64 << 20, []string{"partition 3 needs"}},
+		"nothing left":   {strings.Replace(everything, "60%", "100%", 1), 0, []string{"no disk is large enough", "partition 5 needs"}},
 		"swap too small": {strings.Replace(everything, "16MiB", "8KiB", 1), 0, []string{"partition 2"}},
 	} {
 		p := params()
