@@ -90,13 +90,14 @@ func (p *program) request(f *flags, names []string) (*build.Request, error) {
 }
 
 // mkfsOptions are those of the root file system, as diskimage-builder gives
-// them to mkfs. Journal and growth have defaults of their own here.
+// them to mkfs: the journal's size to ext4 alone. Journal and growth have
+// defaults of their own here.
 func (p *program) mkfsOptions(f *flags) string {
 	var words []string
 	if n := cmp.Or(f.onlineResize, p.value("MAX_ONLINE_RESIZE", "")); n != "" {
 		words = append(words, "-E", "resize="+n)
 	}
-	if n := cmp.Or(f.journalSize, p.value("DIB_JOURNAL_SIZE", "")); n != "" {
+	if n := cmp.Or(f.journalSize, p.value("DIB_JOURNAL_SIZE", "")); n != "" && p.value("FS_TYPE", "ext4") == "ext4" {
 		words = append(words, "-J", "size="+n)
 	}
 	return strings.Join(append(words, strings.Fields(f.mkfsOptions)...), " ")

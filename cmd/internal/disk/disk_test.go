@@ -246,6 +246,23 @@ func TestLogical(t *testing.T) {
 	}
 }
 
+// TestNoChange: options that ask for what is there anyway.
+func TestNoChange(t *testing.T) {
+	for _, config := range []string{
+		"ext4, opts: '-F -q -j -O extent,64bit,has_journal,^resize_inode,dir_index'", "ext3, opts: '-O ^extent,has_journal,filetype'", "ext2, opts: '-O ^64bit,^metadata_csum'",
+	} {
+		text := strings.Replace("- local_loop: {name: image0}\n- mkfs: {base: image0, name: root_fs, type: TYPE, mount: {mount_point: /}}\n", "TYPE", config, 1)
+		plain := strings.Replace(text, config, config[:4], 1)
+		got, err := disk.Image(parse(t, text), sample(t), params())
+		must(t, err)
+		want, err := disk.Image(parse(t, plain), sample(t), params())
+		must(t, err)
+		if got.FS != want.FS {
+			t.Errorf("%s: %+v, want %+v", config, got.FS, want.FS)
+		}
+	}
+}
+
 func TestRefuses(t *testing.T) {
 	bare := "- local_loop: {name: image0}\n- mkfs: {base: image0, name: root_fs, type: ext4, mount: {mount_point: /}}\n"
 	for name, tc := range map[string]struct{ config, want string }{
@@ -257,6 +274,9 @@ func TestRefuses(t *testing.T) {
 		"option's value": {strings.Replace(bare, "ext4", "ext4, opts: -b many", 1), "opts: option -b:"},
 		"no option":      {strings.Replace(bare, "ext4", "ext4, opts: many", 1), `opts: "many" is no option`},
 		"feature":        {strings.Replace(bare, "ext4", "ext4, opts: '-O extent,bigalloc'", 1), `feature "bigalloc" cannot`},
+		"ext4's feature": {strings.Replace(bare, "ext4", "ext3, opts: '-O extent'", 1), `feature "extent" cannot be chosen for ext3`},
+		"not without":    {strings.Replace(bare, "ext4", "ext4, opts: '-O ^64bit'", 1), `feature "^64bit" cannot`},
+		"ext2's journal": {strings.Replace(bare, "ext4", "ext2, opts: -j", 1), "option -j: feature"},
 		"journal":        {strings.Replace(bare, "ext4", "ext4, opts: -J device=x", 1), "option -J: journal"},
 		"swap options":   {strings.Replace(everything, "type: swap", "type: swap, opts: -p", 1), "swap has no options"},
 		"FAT option":     {strings.Replace(everything, "type: vfat", "type: vfat, opts: -F x", 1), "option -F:"},

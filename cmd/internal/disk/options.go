@@ -12,10 +12,11 @@ import (
 	"cairn/fsbuild/vfat"
 )
 
-// Features of mke2fs -O that the writer always or never has, so that asking for
-// them is no change.
+// Features of mke2fs -O that the writer always or never has, or has in ext4
+// alone, so that asking for them is no change.
 var (
-	alwaysOn  = []string{"has_journal", "ext_attr", "dir_index", "filetype", "extent", "64bit", "flex_bg", "sparse_super", "large_file", "huge_file", "dir_nlink", "extra_isize", "metadata_csum", "meta_bg"}
+	alwaysOn  = []string{"ext_attr", "dir_index", "filetype", "sparse_super", "large_file"}
+	ext4Only  = []string{"extent", "extents", "64bit", "flex_bg", "huge_file", "dir_nlink", "extra_isize", "metadata_csum", "meta_bg"}
 	alwaysOff = []string{"resize_inode", "metadata_csum_seed", "orphan_file", "bigalloc", "quota", "project", "encrypt", "verity", "casefold", "inline_data", "ea_inode", "sparse_super2", "uninit_bg", "mmp", "large_dir", "journal_dev"}
 )
 
@@ -41,7 +42,9 @@ func extOptions(opts []string, p *ext4.Params) error {
 			return featureOptions(value, p)
 		case 'E':
 			return extendedOptions(value, p)
-		case 'F', 'q', 'v', 'j', 'D', 'K':
+		case 'j':
+			return featureOptions("has_journal", p)
+		case 'F', 'q', 'v', 'D', 'K':
 			return nil
 		default:
 			return errUnknown
@@ -69,9 +72,11 @@ func featureOptions(value string, p *ext4.Params) error {
 			p.JournalSize, p.JournalBySize = -1, false
 		case f == "large_dir":
 			p.LargeDir = true
+		case f == "has_journal" && p.Type != ext4.Ext2:
 		case no && slices.Contains(alwaysOff, off), slices.Contains(alwaysOn, f):
+		case slices.Contains(ext4Only, off) && no == (p.Type != ext4.Ext4):
 		default:
-			return fmt.Errorf("feature %q cannot be chosen", f)
+			return fmt.Errorf("feature %q cannot be chosen for %v", f, p.Type)
 		}
 	}
 	return nil
