@@ -17,6 +17,7 @@ const noIndex = math.MaxUint32
 // plus firstInode, except for the root and the journal.
 type inode struct {
 	node       *tree.Node // the first name of the file in canonical order
+	blocks     uint64     // blocks that the file takes, xattr block included
 	number     uint32
 	links      uint32
 	dir        uint32 // index of a directory's entries, else noIndex
@@ -24,7 +25,6 @@ type inode struct {
 	segs       uint32 // index of the first segment; data first, then index blocks
 	dataSegs   uint32 // number of segments of data
 	indexSegs  uint32 // number of segments of extent index blocks
-	blocks     uint64 // blocks that the file takes, xattr block included
 	sizeBlocks uint32 // of a directory or slow symlink: its blocks
 }
 
@@ -55,7 +55,9 @@ type collector struct {
 // that the format cannot hold. Inodes are numbered in canonical order, except
 // that the root is 2 and lost+found is 11.
 func (l *Layout) collect(t *tree.Tree) error {
-	c := collector{l: l, links: map[uint64]uint32{}}
+	n := t.Len() + 1 // and lost+found: what grew by itself would leave its former selves behind
+	l.inodes, l.names = make([]inode, 0, n), make([]name, 0, n)
+	c := collector{l: l, links: map[uint64]uint32{}, kids: make([]uint32, 0, n)}
 	c.addRoot(t)
 	for n := range t.All() {
 		if err := c.add(n); err != nil {
