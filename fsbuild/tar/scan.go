@@ -115,7 +115,7 @@ const leastAhead = 8 << 10
 
 // fill reads at least n bytes from off on, if they are there.
 func (w *window) fill(off, n int64) error {
-	if end := w.start + w.n; w.start <= off && off < end+leastAhead {
+	if w.start <= off && off <= w.start+w.n {
 		w.ahead = min(2*w.ahead, int64(len(w.buf)))
 	} else {
 		w.ahead = leastAhead
