@@ -255,27 +255,24 @@ func (r *reader) content(n *tree.Node, h *tar.Header, s *scanner) error {
 
 // put puts a node in its place, if what is there gives way.
 func (r *reader) put(n tree.Node) error {
-	switch old := r.tree.Lookup(n.Path); {
-	case old == nil:
-		if err := r.tree.Add(n); err != nil {
-			return err
-		}
-	case old.Type == n.Type:
-		if err := n.Check(); err != nil {
-			return err
-		}
-		*old = n
-	default:
-		if err := r.replace(n); err != nil {
-			return err
-		}
+	err := r.tree.Add(n)
+	if errors.Is(err, tree.ErrExist) {
+		err = r.replace(n)
+	}
+	if err != nil {
+		return err
 	}
 	r.note(n.Path)
 	return nil
 }
 
-// replace puts a node in the place of one of another type.
+// replace puts a node in the place of what has its path. A directory that
+// stays one keeps what is in it.
 func (r *reader) replace(n tree.Node) error {
+	if old := r.tree.Lookup(n.Path); old.Type == n.Type {
+		*old = n
+		return nil
+	}
 	if r.upper == nil {
 		for range r.tree.Children(n.Path) {
 			return fmt.Errorf("%w: it replaces a directory that is not empty", ErrUnsupported)
