@@ -1,7 +1,7 @@
-package tar_test
+package tar
 
 import (
-	stdtar "archive/tar"
+	"archive/tar"
 	"errors"
 	"io"
 	"os"
@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"cairn/fsbuild/internal/fstest"
-	"cairn/fsbuild/tar"
 	"cairn/tests/require"
 )
 
@@ -24,6 +23,7 @@ func BenchmarkRead(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
+	count := &counting{ReaderAt: in}
 	for _, c := range []struct {
 		name string
 		list func()
@@ -39,8 +39,9 @@ func BenchmarkRead(b *testing.B) {
 			var ours, theirs fstest.Usage
 			b.ReportAllocs()
 			for b.Loop() {
+				*count = counting{ReaderAt: in}
 				ours.Add(fstest.Measure(b, func() {
-					if _, err := tar.Read(b.Context(), in, info.Size(), tar.Options{}); err != nil {
+					if _, err := Read(b.Context(), count, info.Size(), Options{}); err != nil {
 						b.Fatal(err)
 					}
 				}))
@@ -49,6 +50,8 @@ func BenchmarkRead(b *testing.B) {
 				b.StartTimer()
 			}
 			ours.Report(b, theirs, c.name)
+			b.ReportMetric(float64(count.reads), "reads")
+			b.ReportMetric(float64(count.bytes)/(1<<20), "read-MiB")
 		})
 	}
 }
@@ -65,7 +68,7 @@ func debianArchive(b *testing.B) *os.File {
 	for n := range t.All() {
 		n.MTime.Nsec = 123_456_789
 	}
-	if _, err := tar.Write(b.Context(), f, t, tar.Params{}); err != nil {
+	if _, err := Write(b.Context(), f, t, Params{}); err != nil {
 		b.Fatal(err)
 	}
 	return f
@@ -74,7 +77,7 @@ func debianArchive(b *testing.B) *os.File {
 // list goes through the headers of an archive.
 func list(b *testing.B, r io.Reader) {
 	b.Helper()
-	for tr := stdtar.NewReader(r); ; {
+	for tr := tar.NewReader(r); ; {
 		if _, err := tr.Next(); errors.Is(err, io.EOF) {
 			return
 		} else if err != nil {

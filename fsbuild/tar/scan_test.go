@@ -291,6 +291,48 @@ func TestScannerUsual(t *testing.T) {
 	}
 }
 
+// counting counts what is read.
+type counting struct {
+	io.ReaderAt
+	reads, bytes int
+}
+
+func (c *counting) ReadAt(b []byte, off int64) (int, error) {
+	n, err := c.ReaderAt.ReadAt(b, off)
+	c.reads++
+	c.bytes += n
+	return n, err
+}
+
+// TestScannerReads: headers cost few reads when they follow each other, and
+// few bytes when contents are between them.
+func TestScannerReads(t *testing.T) {
+	const entries = 1000
+	for _, c := range []struct{ size, reads, bytes int }{
+		{0, 16, entries * blockSize},
+		{50_000, entries + 10, (entries + 10) * 8 << 10},
+	} {
+		tr := tree.New()
+		for i := range entries {
+			n := tree.Node{Path: fmt.Sprint(i), Type: tree.Regular, Size: int64(c.size), Content: tree.Bytes(make([]byte, c.size))}
+			if err := tr.Add(n); err != nil {
+				t.Fatal(err)
+			}
+		}
+		var b bytes.Buffer
+		if _, err := Write(t.Context(), &b, tr, Params{}); err != nil {
+			t.Fatal(err)
+		}
+		in := &counting{ReaderAt: bytes.NewReader(b.Bytes())}
+		if _, err := Read(t.Context(), in, int64(b.Len()), Options{}); err != nil {
+			t.Fatal(err)
+		}
+		if in.reads > c.reads || in.bytes > c.bytes+4*blockSize {
+			t.Errorf("files of %d bytes: %d reads of %d bytes, want at most %d of %d", c.size, in.reads, in.bytes, c.reads, c.bytes)
+		}
+	}
+}
+
 // TestScannerOdd compares archives with odd fields, records and types in all
 // combinations, most of them with correct checksums.
 func TestScannerOdd(t *testing.T) {
