@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -65,8 +66,8 @@ func compare(t *testing.T, in []byte, isCut bool) {
 		if want, got := fieldsOf(want), fieldsOf(got); want != got {
 			t.Fatalf("entry %d (-archive/tar +ours):\n%s", i, cmp.Diff(want, got))
 		}
-		if isOther := types[got.Typeflag] == 0 && got.Typeflag != tar.TypeLink && got.Typeflag != tar.TypeXGlobalHeader; isOther || got.Size > 1<<20 {
-			return // a reader stops here, or may
+		if types[got.Typeflag] == 0 && got.Typeflag != tar.TypeLink && got.Typeflag != tar.TypeXGlobalHeader {
+			return // a reader stops here
 		}
 		if !sameContent(t, s, got, std) {
 			return
@@ -106,6 +107,9 @@ func fieldsOf(h *tar.Header) fields {
 // sameContent compares the content of an entry, and reports whether to go on.
 func sameContent(t *testing.T, s *scanner, h *tar.Header, std io.Reader) bool {
 	t.Helper()
+	if h.Size > 1<<20 { // skipped; a sparse one takes long, one beyond 1<<62 is an error of seeking
+		return !entry.IsSparse(h) && h.Size < 1<<62
+	}
 	want, wantErr := io.ReadAll(std)
 	if entry.IsSparse(h) {
 		err := s.skipSparse()
@@ -177,6 +181,10 @@ func samples(t testing.TB) map[string][]byte {
 		all["archive/tar "+format.String()] = sampleStd(t, format)
 	}
 	all["cairn"] = sampleOurs(t)
+	all["both kinds of long names"] = slices.Concat(
+		sampleEntry('x', "14 path=first\n"), sampleEntry('K', "long link\x00"), sampleEntry('L', "long name\x00"),
+		sampleEntry('x', "17 path=recorded\n17 linkpath=link\n"), sampleEntry('2', ""), sampleEntry('5', ""), sampleEntry('6', ""), sampleEntry('0', "x"), sampleEntry('1', ""))
+	all["a size below zero"] = slices.Concat(sampleEntry('x', "11 size=-5\n"), sampleEntry('0', ""))
 	return all
 }
 
@@ -231,6 +239,12 @@ func sampleStd(t testing.TB, format tar.Format) []byte {
 	return b.Bytes()
 }
 
+// sampleEntry returns a ustar header with its data.
+func sampleEntry(typeflag byte, data string) []byte {
+	b := plain(&tar.Header{Typeflag: typeflag, Name: "name", Linkname: "target", Size: int64(len(data)), ModTime: time.Unix(1_700_000_000, 0)})
+	return append(b[:], append([]byte(data), make([]byte, -len(data)&(blockSize-1))...)...)
+}
+
 // sampleOurs returns an archive that this package wrote.
 func sampleOurs(t testing.TB) []byte {
 	t.Helper()
@@ -257,7 +271,7 @@ func sampleOurs(t testing.TB) []byte {
 // TestScannerUsual: archive/tar is left only what is rare.
 func TestScannerUsual(t *testing.T) {
 	for name, b := range samples(t) {
-		if strings.Contains(name, "incremental") { // has times where ustar has a prefix, and lists of directories
+		if strings.Contains(name, "incremental") || name == "a size below zero" { // the first has times where ustar has a prefix
 			continue
 		}
 		s, entries, rare := newScanner(io.NewSectionReader(bytes.NewReader(b), 0, int64(len(b))), false), 0, 0
@@ -363,6 +377,9 @@ func one[T any](rng *rand.Rand, of ...T) T {
 	return of[rng.IntN(len(of))]
 }
 
+// pick returns any element.
+func pick[T any](rng *rand.Rand, of ...T) T { return of[rng.IntN(len(of))] }
+
 // oddEntry makes a header with its data.
 func oddEntry(rng *rand.Rand) []byte {
 	b := new([blockSize]byte)
@@ -406,22 +423,28 @@ func oddData(rng *rand.Rand, typeflag byte) (data []byte) {
 		return nil
 	}
 	for range rng.IntN(5) {
-		record := one(rng, "path", "path", "linkpath", "uid", "gid", "size", "mtime", "atime", "ctime", "uname", "comment", "SCHILY.xattr.user.a", "SCHILY.xattr.", "SCHILY.acl.access",
-			"GNU.sparse.major", "GNU.sparse.map", "GNU.sparse.size", "GNU.sparse.offset", "", "a\x00b", "LIBARCHIVE.xattr.a", "hdrcharset")
-		switch record {
-		case "path", "linkpath", "uname", "comment", "hdrcharset", "":
-			record += "=" + one(rng, "value", "", "dir/", "a\x00b", "a=b", strings.Repeat("v", 300))
-		default:
-			record += "=" + one(rng, "5", "", "-5", "+5", "5.25", "-0.5", "-5.123456789", "1.0000000001", "1.x", ".5", "9223372036854775807", "9223372036854775808", "x", "0,5", "5\x00")
-		}
-		size := len(record) + 3
-		size += len(fmt.Sprint(size)) - 1
-		size = len(fmt.Sprint(size)) + len(record) + 2
-		line := fmt.Sprintf("%d %s\n", size, record)
-		if rng.IntN(50) == 0 {
-			line = one(rng, "5 a\n", "x", "7 ab=c ", "+9 ab=cd\n", "99 a=b\n", "3 a=b\n", "\n", "010 ab=cd\n", " 9 ab=cd\n")
-		}
-		data = append(data, line...)
+		data = append(data, oddRecord(rng)...)
 	}
 	return data
+}
+
+// oddRecord makes a record of an extended header.
+func oddRecord(rng *rand.Rand) string {
+	if rng.IntN(30) == 0 {
+		return pick(rng, "5 a\n", "x", "7 ab=c ", "+9 ab=cd\n", "99 a=b\n", "3 a=b\n", "\n", "010 ab=cd\n", " 9 ab=cd\n", "2 \n", "1 \n", "0 a=b\n", "-1 a=b\n")
+	}
+	text := []string{"value", "value", "value", "", "dir/", "a=b", strings.Repeat("v", 300), "a\x00b"}
+	number := []string{"5", "5", "5", "5", "", "-5", "+5", "5.25", "-0.5", "-5.123456789", "1.0000000001", "1.000000000x", "1.x", ".5", "9223372036854775807", "9223372036854775808", "x", "0,5", "5\x00"}
+	values := map[string][]string{"path": text, "linkpath": text, "uname": text, "comment": text, "hdrcharset": text, "": text}
+	key := pick(rng, "path", "path", "linkpath", "linkpath", "uid", "gid", "size", "mtime", "mtime", "atime", "ctime", "uname", "comment", "SCHILY.xattr.user.a", "SCHILY.xattr.", "SCHILY.acl.access",
+		"GNU.sparse.major", "GNU.sparse.map", "", "a\x00b", "LIBARCHIVE.xattr.a", "hdrcharset")
+	if values[key] == nil {
+		values[key] = number
+	}
+	record := key + "=" + pick(rng, values[key]...)
+	size := len(record) + 3 // with a digit, a space and a newline
+	for len(fmt.Sprint(size))+len(record)+2 > size {
+		size++
+	}
+	return fmt.Sprintf("%d %s\n", size, record)
 }
