@@ -49,7 +49,7 @@ func (r record[T]) or(header T) T {
 const (
 	magic      = "ustar\x00" // any version
 	magicGNU   = "ustar  \x00"
-	trailer    = "tar\x00" // of star, which has its own fields behind the device
+	trailer    = "tar\x00" // of star
 	magicAt    = 257
 	trailerAt  = 508
 	checksumAt = 148
@@ -67,21 +67,25 @@ func (p *parser) block(b *[blockSize]byte) bool {
 	h.ModTime = time.Unix(f.parse(b[136:148]), 0)
 	h.Typeflag = b[156]
 	h.Devmajor, h.Devminor = 0, 0
-	switch {
-	case isUstar(b):
-		f.bad = f.bad || string(b[trailerAt:]) == trailer
-	case isGNU(b): // it has times where ustar has a prefix
-		f.bad = f.bad || b[345] != 0 || b[357] != 0
-	default:
-		return !f.bad && h.Size >= 0 && isChecked(b)
+	if isUstar(b) || isGNU(b) {
+		h.Devmajor, h.Devminor = f.parse(b[329:337]), f.parse(b[337:345])
+		f.bad = f.bad || hasTimes(b)
 	}
-	h.Devmajor, h.Devminor = f.parse(b[329:337]), f.parse(b[337:345])
 	return !f.bad && h.Size >= 0 && isChecked(b)
 }
 
 func isUstar(b *[blockSize]byte) bool { return string(b[magicAt:magicAt+len(magic)]) == magic }
 
 func isGNU(b *[blockSize]byte) bool { return string(b[magicAt:magicAt+len(magicGNU)]) == magicGNU }
+
+// hasTimes reports whether there are times behind the device: in headers of
+// star, and in those of GNU where ustar has a prefix.
+func hasTimes(b *[blockSize]byte) bool {
+	if isUstar(b) {
+		return string(b[trailerAt:]) == trailer
+	}
+	return b[345] != 0 || b[357] != 0
+}
 
 // last completes the header of the entry itself.
 func (p *parser) last(b *[blockSize]byte) bool {
