@@ -13,7 +13,7 @@ import (
 
 // file is a content in an archive.
 type file struct {
-	src    io.ReaderAt
+	src    *io.SectionReader
 	off    int64 // of the data, or of the headers when sparse
 	size   int64
 	sparse bool
@@ -89,40 +89,4 @@ func (f *forward) ReadAt(b []byte, off int64) (int, error) {
 	n, err := io.ReadFull(f.r, b)
 	f.off += int64(n)
 	return n, err
-}
-
-// window reads ahead and can seek within what it read, so that headers cost
-// few reads and data that is not wanted costs none. off is where the reader of
-// it is.
-type window struct {
-	r     *io.SectionReader
-	buf   [64 << 10]byte
-	start int64 // of buf
-	n     int   // bytes in buf
-	off   int64
-}
-
-// Read implements io.Reader.
-func (w *window) Read(b []byte) (int, error) {
-	if w.off < w.start || w.off >= w.start+int64(w.n) {
-		n, err := w.r.ReadAt(w.buf[:], w.off)
-		if w.start, w.n = w.off, n; n == 0 {
-			return 0, err
-		}
-	}
-	n := copy(b, w.buf[w.off-w.start:w.n])
-	w.off += int64(n)
-	return n, nil
-}
-
-// Seek implements io.Seeker for the origins that archive/tar uses.
-func (w *window) Seek(offset int64, whence int) (int64, error) {
-	if whence == io.SeekCurrent {
-		offset += w.off
-	}
-	if whence == io.SeekEnd || offset < 0 {
-		return w.off, errors.New("seek: not within the archive")
-	}
-	w.off = offset
-	return offset, nil
 }

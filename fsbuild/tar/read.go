@@ -57,7 +57,7 @@ func Read(ctx context.Context, src io.ReaderAt, size int64, o Options) (*tree.Tr
 	if err := r.archive(ctx, io.NewSectionReader(src, 0, size)); err != nil {
 		return nil, err
 	}
-	return r.tree()
+	return r.finish(), nil
 }
 
 // ReadLayers reads archives that are the layers of a container image, the
@@ -71,12 +71,12 @@ func Read(ctx context.Context, src io.ReaderAt, size int64, o Options) (*tree.Tr
 func ReadLayers(ctx context.Context, layers []*io.SectionReader, o Options) (*tree.Tree, error) {
 	r := newReader(o)
 	for i, l := range layers {
-		r.upper = map[string]bool{}
+		r.upper, r.hidden = map[string]bool{}, map[string]bool{}
 		if err := r.archive(ctx, l); err != nil {
 			return nil, fmt.Errorf("layer %d of %d: %w", i+1, len(layers), err)
 		}
 	}
-	return r.tree()
+	return r.finish(), nil
 }
 
 func newReader(o Options) *reader {
@@ -84,22 +84,16 @@ func newReader(o Options) *reader {
 		o.KeepXattr = entry.KeepXattr
 	}
 	o.Limits = o.Limits.Filled()
-	return &reader{o: o, nodes: map[string]*node{".": {Node: *tree.New().Lookup(".")}}}
+	return &reader{o: o, tree: tree.New()}
 }
 
-// node is a node that may still be replaced.
-type node struct {
-	tree.Node
-	kids map[string]*node // by path; nil until there is one
-}
-
-// reader is the state of one Read. Keys of nodes have no symlink in them.
+// reader is the state of one Read. Paths in the tree have no symlink in them.
 type reader struct {
 	o       Options
 	src     *io.SectionReader
-	in      *window
-	nodes   map[string]*node
+	tree    *tree.Tree
 	upper   map[string]bool // paths that this layer made or passed through; nil without whiteouts
+	hidden  map[string]bool // directories of which this layer hid what lower ones have
 	inode   uint64          // that was given last
 	entries int
 	devices int
@@ -108,75 +102,74 @@ type reader struct {
 
 // archive adds the entries of one archive.
 func (r *reader) archive(ctx context.Context, src *io.SectionReader) error {
-	r.src, r.in = src, &window{r: src}
-	tr := tar.NewReader(r.in)
-	last := ""
-	for start, end := int64(0), int64(0); ; {
-		h, err := tr.Next()
+	r.src = src
+	s, last := newScanner(src, r.upper != nil), ""
+	for {
+		h, err := s.next()
 		switch {
-		case errors.Is(err, io.EOF) && (start <= src.Size() || r.upper != nil && end <= src.Size()):
+		case errors.Is(err, io.EOF):
 			return nil
-		case errors.Is(err, io.EOF): // within the padding
-			err = io.ErrUnexpectedEOF
-			fallthrough
-		case err != nil && !errors.Is(err, tar.ErrInsecurePath): // the names are checked here
+		case err != nil:
 			return fmt.Errorf("read tar archive after %q: %w", last, err)
 		}
-		if cause := ctx.Err(); cause != nil {
-			return cause
+		if err := ctx.Err(); err != nil {
+			return err
 		}
 		last = h.Name
-		if end, err = r.entry(h, tr, start); err != nil {
+		if err := r.entry(h, s); err != nil {
 			return &EntryError{Name: h.Name, Err: err}
 		}
-		start = (end + 511) &^ 511
 	}
 }
 
-// entry adds one entry whose headers begin at start, and returns where its
-// data ends.
-func (r *reader) entry(h *tar.Header, tr *tar.Reader, start int64) (end int64, err error) {
+// entry adds one entry.
+func (r *reader) entry(h *tar.Header, s *scanner) error {
 	if h.Typeflag == tar.TypeXGlobalHeader {
-		return r.in.off, checkGlobal(h.PAXRecords)
+		return checkGlobal(h.PAXRecords)
 	}
 	if r.entries++; r.entries > r.o.Limits.Entries {
-		return 0, fmt.Errorf("%w: more than %d entries", ErrLimit, r.o.Limits.Entries)
+		return fmt.Errorf("%w: more than %d entries", ErrLimit, r.o.Limits.Entries)
 	}
 	n, err := r.node(h)
 	if err != nil {
-		return 0, err
+		return err
 	}
-	if end, err = r.content(&n, h, tr, start); err != nil {
-		return 0, err
+	if err := r.content(&n, h, s); err != nil {
+		return err
 	}
 	if r.upper != nil {
 		w, err := entry.ParseWhiteout(n.Path, h.Typeflag)
 		if err != nil {
-			return 0, err
+			return err
 		}
 		if w != (entry.Whiteout{}) {
-			return end, r.hide(w)
+			return r.hide(w)
 		}
 	}
 	if n.Path == "." {
-		if n.Type != tree.Directory {
-			return 0, fmt.Errorf("%w: the root is not a directory", ErrUnsafe)
-		}
-		r.nodes["."].Node = n
-		return end, nil
+		return r.root(n)
 	}
-	dir, err := r.directory(path.Dir(n.Path))
+	dir, err := r.directory(n.Parent())
 	if err != nil {
-		return 0, fmt.Errorf("parent: %w", err)
+		return fmt.Errorf("parent: %w", err)
 	}
-	n.Path, err = r.o.Limits.Clean(path.Join(dir, path.Base(n.Path)))
-	if err != nil { // links made it too long
-		return 0, err
+	if dir != n.Parent() {
+		if n.Path, err = r.o.Limits.Clean(path.Join(dir, n.Name())); err != nil { // links made it too long
+			return err
+		}
 	}
 	if h.Typeflag == tar.TypeLink {
-		return end, r.link(n.Path, h.Linkname)
+		return r.link(n.Path, h.Linkname)
 	}
-	return end, r.put(n)
+	return r.put(n)
+}
+
+// root takes an entry for the root itself.
+func (r *reader) root(n tree.Node) error {
+	if n.Type != tree.Directory {
+		return fmt.Errorf("%w: the root is not a directory", ErrUnsafe)
+	}
+	return r.put(n)
 }
 
 // checkGlobal accepts a global header that changes nothing. Others would have
@@ -191,7 +184,7 @@ func checkGlobal(records map[string]string) error {
 }
 
 // types are the types of nodes by that of an entry, except hard links.
-var types = map[byte]tree.Type{
+var types = [256]tree.Type{
 	tar.TypeReg: tree.Regular, tar.TypeCont: tree.Regular, tar.TypeGNUSparse: tree.Regular,
 	tar.TypeDir: tree.Directory, tar.TypeSymlink: tree.Symlink, tar.TypeChar: tree.CharDevice,
 	tar.TypeBlock: tree.BlockDevice, tar.TypeFifo: tree.FIFO,
@@ -205,8 +198,7 @@ func (r *reader) node(h *tar.Header) (n tree.Node, err error) {
 	if h.Typeflag == tar.TypeLink {
 		return n, nil
 	}
-	var ok bool
-	if n.Type, ok = types[h.Typeflag]; !ok {
+	if n.Type = types[h.Typeflag]; n.Type == 0 {
 		return n, fmt.Errorf("%w: type %q", ErrUnsupported, h.Typeflag)
 	}
 	if n.UID, err = entry.ID(int64(h.Uid)); err != nil {
@@ -237,51 +229,57 @@ func (r *reader) node(h *tar.Header) (n tree.Node, err error) {
 	return n, err
 }
 
-// content gives a regular file its content. That of a sparse one is read, to
-// see that it is sound and where it ends.
-func (r *reader) content(n *tree.Node, h *tar.Header, tr io.Reader, start int64) (end int64, err error) {
+// content gives a regular file its content.
+func (r *reader) content(n *tree.Node, h *tar.Header, s *scanner) error {
 	if n.Type != tree.Regular {
-		return r.in.off, nil
+		return nil
 	}
 	if r.bytes += h.Size; h.Size > r.o.Limits.TotalBytes || r.bytes > r.o.Limits.TotalBytes {
-		return 0, fmt.Errorf("%w: more than %d bytes", ErrLimit, r.o.Limits.TotalBytes)
+		return fmt.Errorf("%w: more than %d bytes", ErrLimit, r.o.Limits.TotalBytes)
 	}
 	n.Size = h.Size
-	f := file{src: r.src, off: r.in.off, size: n.Size}
-	end = f.off + f.size
+	f := file{src: r.src, off: s.data, size: n.Size}
 	if entry.IsSparse(h) {
-		if _, err := io.Copy(io.Discard, tr); err != nil {
-			return 0, fmt.Errorf("read sparse data: %w", err)
+		if err := s.skipSparse(); err != nil {
+			return fmt.Errorf("read sparse data: %w", err)
 		}
-		f.off, f.sparse, end = start, true, r.in.off
+		f.off, f.sparse = s.start, true
 	}
-	n.Content = &f
 	if n.Size >= contents.HolesFrom {
 		n.Content = &large{file: f}
+	} else {
+		n.Content = &f
 	}
-	return end, nil
+	return nil
 }
 
 // put puts a node in its place, if what is there gives way.
 func (r *reader) put(n tree.Node) error {
-	old, ok := r.nodes[n.Path]
-	switch {
-	case !ok:
-		fresh, parent := &node{Node: n}, r.nodes[n.Parent()]
-		if parent.kids == nil {
-			parent.kids = map[string]*node{}
-		}
-		parent.kids[n.Path], r.nodes[n.Path] = fresh, fresh
-	case n.Type != tree.Directory && len(old.kids) > 0 && r.upper == nil:
-		return fmt.Errorf("%w: it replaces a directory that is not empty", ErrUnsupported)
-	default:
-		if n.Type != tree.Directory {
-			r.removeKids(old, nil)
-		}
-		old.Node = n
+	err := r.tree.Add(n)
+	if errors.Is(err, tree.ErrExist) {
+		err = r.replace(n)
+	}
+	if err != nil {
+		return err
 	}
 	r.note(n.Path)
 	return nil
+}
+
+// replace puts a node in the place of what has its path. A directory that
+// stays one keeps what is in it.
+func (r *reader) replace(n tree.Node) error {
+	if old := r.tree.Lookup(n.Path); old.Type == n.Type {
+		*old = n
+		return nil
+	}
+	if r.upper == nil {
+		for range r.tree.Children(n.Path) {
+			return fmt.Errorf("%w: it replaces a directory that is not empty", ErrUnsupported)
+		}
+	}
+	r.tree.Remove(n.Path)
+	return r.tree.Add(n)
 }
 
 // note remembers what this layer has.
@@ -302,32 +300,37 @@ func (r *reader) hide(w entry.Whiteout) error {
 		return fmt.Errorf("parent: %w", err)
 	}
 	if w.Opaque {
-		if n, ok := r.nodes[dir]; ok {
-			r.removeKids(n, r.upper)
-		}
-	} else if n, ok := r.nodes[path.Join(dir, path.Base(w.Path))]; ok {
-		r.remove(n, r.upper)
+		r.removeKids(dir)
+	} else {
+		r.remove(path.Join(dir, path.Base(w.Path)))
 	}
 	return nil
 }
 
-// remove removes a node with all below it, except what is in keep and what
-// that lies in. It reports whether nothing is left.
-func (r *reader) remove(n *node, keep map[string]bool) bool {
-	if !r.removeKids(n, keep) || keep[n.Path] {
-		return false
+// remove removes what is at a path with all below it, except what this layer
+// has and what that lies in.
+func (r *reader) remove(name string) {
+	if r.upper[name] {
+		r.removeKids(name)
+	} else {
+		r.tree.Remove(name)
 	}
-	delete(r.nodes, n.Path)
-	delete(r.nodes[n.Parent()].kids, n.Path)
-	return true
 }
 
-// removeKids does the same with all that is in a directory.
-func (r *reader) removeKids(n *node, keep map[string]bool) bool {
-	for _, kid := range n.kids {
-		r.remove(kid, keep)
+// removeKids does the same with all that is in a directory. To do so again in
+// the same layer would change nothing.
+func (r *reader) removeKids(dir string) {
+	if r.hidden[dir] {
+		return
 	}
-	return len(n.kids) == 0
+	r.hidden[dir] = true
+	var names []string
+	for n := range r.tree.Children(dir) {
+		names = append(names, n.Path)
+	}
+	for _, name := range names {
+		r.remove(name)
+	}
 }
 
 // link gives a file another name.
@@ -340,9 +343,9 @@ func (r *reader) link(name, linkname string) error {
 	if err != nil {
 		return fmt.Errorf("hard link to %q: %w", linkname, err)
 	}
-	old, ok := r.nodes[path.Join(dir, path.Base(target))]
+	old := r.tree.Lookup(path.Join(dir, path.Base(target)))
 	switch {
-	case !ok:
+	case old == nil:
 		return fmt.Errorf("hard link to %q: %w", linkname, fs.ErrNotExist)
 	case old.Type == tree.Directory:
 		return fmt.Errorf("%w: hard link to the directory %q", ErrUnsafe, linkname)
@@ -353,7 +356,7 @@ func (r *reader) link(name, linkname string) error {
 		r.inode++
 		old.Inode = r.inode
 	}
-	n := old.Node
+	n := *old
 	n.Path = name
 	return r.put(n)
 }
@@ -365,7 +368,7 @@ var errLoop = fmt.Errorf("%w: too many symbolic links in the name", ErrUnsafe)
 // resolve follows the symlinks of a clean name as chroot(2) would. What does
 // not exist is kept as it is spelled.
 func (r *reader) resolve(name string) (string, error) {
-	if n, ok := r.nodes[name]; ok && n.Type == tree.Directory {
+	if r.isDirectory(name) {
 		return name, nil
 	}
 	done, links := ".", 0
@@ -380,8 +383,8 @@ func (r *reader) resolve(name string) (string, error) {
 			continue
 		}
 		done = path.Join(done, c)
-		n, ok := r.nodes[done]
-		if !ok || n.Type != tree.Symlink {
+		n := r.tree.Lookup(done)
+		if n == nil || n.Type != tree.Symlink {
 			continue
 		}
 		if links++; links > maxLinks {
@@ -395,19 +398,29 @@ func (r *reader) resolve(name string) (string, error) {
 	return r.o.Limits.Clean(done) // links may have made it too long, or too deep
 }
 
+func (r *reader) isDirectory(name string) bool {
+	n := r.tree.Lookup(name)
+	return n != nil && n.Type == tree.Directory
+}
+
 // directory returns the path of a directory by its name, and makes what is
 // missing on the way.
 func (r *reader) directory(name string) (string, error) {
+	if r.isDirectory(name) {
+		return name, nil
+	}
 	dir, err := r.resolve(name)
 	if err != nil {
 		return "", err
 	}
 	var missing []string
 	for p := dir; ; p = path.Dir(p) {
-		if n, ok := r.nodes[p]; !ok {
+		n := r.tree.Lookup(p)
+		if n == nil {
 			missing = append(missing, p)
 			continue
-		} else if n.Type != tree.Directory {
+		}
+		if n.Type != tree.Directory {
 			return "", fmt.Errorf("%q: %w", p, tree.ErrNotDir)
 		}
 		break
@@ -420,26 +433,19 @@ func (r *reader) directory(name string) (string, error) {
 	return dir, nil
 }
 
-// tree makes the result.
-func (r *reader) tree() (*tree.Tree, error) {
-	names := map[uint64]int{}
-	paths := make([]string, 0, len(r.nodes))
-	for p, n := range r.nodes {
+// finish returns the tree. Files whose other names are gone have one name.
+func (r *reader) finish() *tree.Tree {
+	if r.inode == 0 {
+		return r.tree
+	}
+	names := make([]int, r.inode+1)
+	for n := range r.tree.All() {
 		names[n.Inode]++
-		paths = append(paths, p)
 	}
-	slices.Sort(paths) // parents first
-	t := tree.New()
-	for _, p := range paths {
-		n := r.nodes[p].Node
+	for n := range r.tree.All() {
 		if names[n.Inode] == 1 {
-			n.Inode = 0 // the other names are gone
-		}
-		if p == "." {
-			*t.Lookup(".") = n
-		} else if err := t.Add(n); err != nil {
-			return nil, fmt.Errorf("read tar archive: %w", err)
+			n.Inode = 0
 		}
 	}
-	return t, nil
+	return r.tree
 }

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"math"
 	"os"
 	"path/filepath"
 	"strings"
@@ -226,6 +227,12 @@ func TestDamaged(t *testing.T) {
 		if _, err := tar.ReadLayers(t.Context(), []*io.SectionReader{io.NewSectionReader(bytes.NewReader(one), 0, size)}, tar.Options{}); (err == nil) != ok {
 			t.Errorf("the first %d bytes as a layer: %v", size, err)
 		}
+	}
+	endless := bytes.Clone(whole)
+	endless = append(archive(t, records(file("e", ""), "SCHILY.xattr.user.a", "12345678901234567890"))[:1024], endless...)
+	copy(endless[512:], "28 size=9223372036854775807\n16 comment=1234\n")
+	if _, err := tar.Read(t.Context(), bytes.NewReader(endless), int64(len(endless)), tar.Options{Limits: tar.Limits{TotalBytes: math.MaxInt64}}); !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("a size of 1<<63-1 bytes: %v", err)
 	}
 	whole[0]++
 	if _, err := tar.Read(t.Context(), bytes.NewReader(whole), int64(len(whole)), tar.Options{}); !errors.Is(err, stdtar.ErrHeader) {

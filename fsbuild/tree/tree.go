@@ -170,6 +170,7 @@ var (
 type entry struct {
 	Node
 	kids []*entry
+	at   int // its place among the kids of its parent
 }
 
 // Tree is a set of nodes. The zero value is not usable; call [New].
@@ -208,7 +209,7 @@ func (t *Tree) Add(n Node) error {
 	if parent.Type != Directory {
 		return fmt.Errorf("add to tree: %q: %w", n.Path, ErrNotDir)
 	}
-	e := &entry{Node: n}
+	e := &entry{Node: n, at: len(parent.kids)}
 	if len(parent.kids) > 0 && parent.kids[len(parent.kids)-1].Name() > e.Name() {
 		t.dirty[parent] = struct{}{}
 	}
@@ -242,8 +243,20 @@ func (t *Tree) Remove(path string) {
 		return
 	}
 	delete(t.index, path)
-	parent := t.index[e.Parent()]
-	parent.kids = slices.DeleteFunc(parent.kids, func(k *entry) bool { return k == e })
+	t.removeKid(t.index[e.Parent()], e)
+}
+
+// removeKid puts the last kid in the place of one, so that its time does not
+// depend on how many there are.
+func (t *Tree) removeKid(parent, e *entry) {
+	last := len(parent.kids) - 1
+	if e.at != last {
+		moved := parent.kids[last]
+		parent.kids[e.at], moved.at = moved, e.at
+		t.dirty[parent] = struct{}{}
+	}
+	parent.kids[last] = nil
+	parent.kids = parent.kids[:last]
 }
 
 func (t *Tree) forget(e *entry) {
@@ -329,11 +342,11 @@ func walk(stack []*entry, yield func(*Node) bool) {
 // yields nothing for a path that is absent or not a directory.
 func (t *Tree) Children(path string) iter.Seq[*Node] {
 	return func(yield func(*Node) bool) {
-		t.sort()
 		e := t.index[path]
 		if e == nil {
 			return
 		}
+		t.sortKids(e)
 		for _, k := range e.kids {
 			if !yield(&k.Node) {
 				return
@@ -348,9 +361,26 @@ func (t *Tree) sort() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for e := range t.dirty {
-		slices.SortFunc(e.kids, func(a, b *entry) int { return strings.Compare(a.Name(), b.Name()) })
+		e.sort()
 	}
 	clear(t.dirty)
+}
+
+// sortKids does the same for one directory.
+func (t *Tree) sortKids(e *entry) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if _, ok := t.dirty[e]; ok {
+		e.sort()
+		delete(t.dirty, e)
+	}
+}
+
+func (e *entry) sort() {
+	slices.SortFunc(e.kids, func(a, b *entry) int { return strings.Compare(a.Name(), b.Name()) })
+	for i, k := range e.kids {
+		k.at = i
+	}
 }
 
 // Check reports what makes a node invalid by itself, apart from its place in a

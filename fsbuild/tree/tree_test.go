@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -137,6 +139,36 @@ func TestRemove(t *testing.T) {
 	tr.Remove(".")
 	if diff := cmp.Diff([]string{"."}, paths(tr)); diff != "" {
 		t.Errorf("All after Remove of the root (-want +got):\n%s", diff)
+	}
+}
+
+// TestRemoveSome: what is left after nodes went in any order is in order, and
+// more can be added and removed.
+func TestRemoveSome(t *testing.T) {
+	rng := rand.New(rand.NewPCG(3, 4))
+	tr, want := tree.New(), map[string]bool{".": true}
+	for range 5000 {
+		p := fmt.Sprintf("%03d", rng.IntN(200))
+		if want[p] {
+			tr.Remove(p)
+			delete(want, p)
+		} else {
+			if err := tr.Add(dirNode(p)); err != nil {
+				t.Fatal(err)
+			}
+			want[p] = true
+		}
+		if rng.IntN(20) > 0 {
+			continue
+		}
+		var children []string
+		for n := range tr.Children(".") {
+			children = append(children, n.Path)
+		}
+		sorted := slices.Sorted(maps.Keys(want))
+		if !slices.Equal(sorted, append([]string{"."}, children...)) || !slices.Equal(sorted, paths(tr)) {
+			t.Fatalf("Children yields %q, All %q, want %q", children, paths(tr), sorted)
+		}
 	}
 }
 

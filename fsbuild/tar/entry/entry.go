@@ -60,19 +60,27 @@ func (l Limits) Clean(name string) (string, error) {
 	if strings.IndexByte(name, 0) >= 0 {
 		return "", fmt.Errorf("%w: NUL in the name", ErrUnsafe)
 	}
-	for rest, c := name, ""; rest != ""; {
-		if c, rest, _ = strings.Cut(rest, "/"); c == ".." {
+	clean := strings.Trim(strings.TrimPrefix(name, "./"), "/")
+	depth, odd := 0, false
+	for rest, c := clean, ""; rest != ""; depth++ {
+		switch c, rest, _ = strings.Cut(rest, "/"); c {
+		case "..":
 			return "", fmt.Errorf("%w: .. in the name", ErrUnsafe)
+		case ".", "":
+			odd = true
 		}
 	}
-	p := path.Clean("/" + name)[1:]
-	if p == "" {
+	if odd {
+		clean = path.Clean("/" + clean)[1:]
+		depth = strings.Count(clean, "/") + 1
+	}
+	if clean == "" {
 		return ".", nil
 	}
-	if n := strings.Count(p, "/") + 1; n > l.Depth {
-		return "", fmt.Errorf("%w: a name of %d components", ErrLimit, n)
+	if depth > l.Depth {
+		return "", fmt.Errorf("%w: a name of %d components", ErrLimit, depth)
 	}
-	return p, nil
+	return clean, nil
 }
 
 // ID refuses what is no id: below zero, or (uid_t)-1 and above.

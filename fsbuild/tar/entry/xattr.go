@@ -35,6 +35,9 @@ func KeepXattr(name string) bool {
 // them, and the texts SCHILY.acl.* of star, GNU tar and libarchive. An ACL in
 // both forms is taken in binary. A value may have up to limit bytes.
 func Xattrs(records map[string]string, keep func(name string) bool, limit int) ([]tree.Xattr, error) {
+	if len(records) == 0 {
+		return nil, nil
+	}
 	found := map[string][]byte{}
 	for key, value := range records {
 		name, ok := strings.CutPrefix(key, "SCHILY.xattr.")
