@@ -85,26 +85,66 @@ func arm64Disk(t *testing.T, secureBoot string, loaders ...string) string {
 // oneARM64Disk runs the hook and lays its /boot out on a disk.
 func oneARM64Disk(t *testing.T, secureBoot string) string {
 	t.Helper()
+	dir := t.TempDir()
+	tree, config, disk := filepath.Join(dir, "tree"), filepath.Join(dir, "disk.yaml"), filepath.Join(dir, "disk.raw")
+	bootloader(t, "debian", secureBoot, filepath.Join(tree, "boot"))
+	if err := os.WriteFile(config, []byte(arm64Config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command(cairn(t), "disk", "--config", config, "--owner", "0:0", "--source-date-epoch", "1700000000",
+		"--seed", strings.Repeat("5", 64), "--root-label", "cloudimg-rootfs", "-t", "raw", tree, disk).CombinedOutput(); err != nil {
+		t.Fatalf("cairn disk: %v\n%s", err, out)
+	}
+	return disk
+}
+
+// bootloader runs the hook for arm64 in namespaces of its own, with boot as
+// /boot.
+func bootloader(t *testing.T, distribution, secureBoot, boot string) {
+	t.Helper()
 	const packages = "/var/lib/cairn-test/grub-arm64"
 	if _, err := os.Stat(packages); err != nil {
 		t.Fatalf("%v: run tests/install-tools as root", err)
 	}
 	require.Tool(t, "grub-mkimage", "grub-common")
-	dir := t.TempDir()
-	boot, config, disk := filepath.Join(dir, "tree/boot"), filepath.Join(dir, "disk.yaml"), filepath.Join(dir, "disk.raw")
 	element, err := filepath.Abs(filepath.Join(repo, "elements/builtin/bootloader"))
-	if err = errors.Join(err, os.MkdirAll(boot, 0o755), os.WriteFile(config, []byte(arm64Config), 0o600)); err != nil {
+	if err = errors.Join(err, os.MkdirAll(boot, 0o755)); err != nil {
 		t.Fatal(err)
 	}
-	hook := exec.Command("unshare", "--map-root-user", "--mount", "testdata/bootloader-hook", cairn(t), packages, boot, element)
+	hook := exec.Command("unshare", "--map-root-user", "--mount", "testdata/bootloader-hook", cairn(t), packages, boot, element, distribution)
 	hook.Env = append(os.Environ(), "LC_ALL=C.UTF-8", "DIB_BOOTLOADER_SECURE_BOOT="+secureBoot)
-	for _, c := range []*exec.Cmd{hook, exec.Command(cairn(t), "disk", "--config", config, "--owner", "0:0", "--source-date-epoch", "1700000000",
-		"--seed", strings.Repeat("5", 64), "--root-label", "cloudimg-rootfs", "-t", "raw", filepath.Dir(boot), disk)} {
-		if out, err := c.CombinedOutput(); err != nil {
-			t.Fatalf("%v: %v\n%s", c.Args, err, out)
+	if out, err := hook.CombinedOutput(); err != nil {
+		t.Fatalf("the bootloader's hook for %s: %v\n%s", distribution, err, out)
+	}
+}
+
+// TestOtherFamilies runs the hook with the names and places of other
+// distributions: GRUB for the firmware, made with modules from SUSE's place, and
+// a configuration for the boot loaders that Fedora's packages have put there.
+func TestOtherFamilies(t *testing.T) {
+	suse := t.TempDir()
+	bootloader(t, "suse", "auto", suse)
+	if _, err := os.Stat(filepath.Join(suse, "efi/EFI/BOOT/BOOTAA64.EFI")); err != nil {
+		t.Error(err)
+	}
+	fedora := t.TempDir()
+	vendor := filepath.Join(fedora, "efi/EFI/fedora")
+	err := errors.Join(os.MkdirAll(vendor, 0o755), os.MkdirAll(filepath.Join(fedora, "grub2"), 0o755), os.MkdirAll(filepath.Join(fedora, "loader"), 0o755),
+		os.Symlink("../efi/EFI/fedora/grubenv", filepath.Join(fedora, "grub2/grubenv")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	bootloader(t, "fedora", "auto", fedora)
+	for _, name := range []string{"grub.cfg", "grubenv"} {
+		theirs, err := os.ReadFile(filepath.Join(vendor, name))
+		ours, err2 := os.ReadFile(filepath.Join(fedora, "grub2", name))
+		if err := errors.Join(err, err2); err != nil || len(ours) == 0 || string(ours) != string(theirs) {
+			t.Errorf("%s of %d bytes is not the same in the EFI system partition, %d bytes (%v)", name, len(ours), len(theirs), err)
 		}
 	}
-	return disk
+	if names := names(t, fedora); slices.Contains(names, "loader") {
+		t.Errorf("/boot has %q", names)
+	}
 }
 
 // powerARM64 starts a machine with a disk, which stays as it is, and returns
