@@ -51,7 +51,7 @@ const (
 
 // GRUB's header in core.img's second sector, grub's include/grub/offsets.h.
 const (
-	coreVersion = sectorSize + 0x14 // 2 bytes: length of what Reed-Solomon codes do not cover, in old versions 0xffff
+	coreVersion = sectorSize + 0x14 // 2 bytes: length of what Reed-Solomon codes do not cover; grub-bios-setup refuses 0xffff
 	coreHeader  = sectorSize + 0x16 // its end, as far as it matters here
 )
 
