@@ -427,7 +427,7 @@ func (img Image) corePlace(t *partition.Table) (start, end partition.LBA, err er
 		if p.TypeGUID != bios {
 			continue
 		}
-		if img.Partitions[i].Root || img.Partitions[i].Content != nil {
+		if q := img.Partitions[i]; q.Root || q.Content != nil || q.Fit != nil {
 			return 0, 0, fmt.Errorf("partition %d: a BIOS boot partition holds core.img and no other content: %w", i+1, ErrImage)
 		}
 		return p.Start, p.Start + p.Sectors, nil

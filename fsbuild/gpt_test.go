@@ -292,13 +292,16 @@ func TestGPTRefuses(t *testing.T) {
 		"no disk GUID":      {func(img *fsbuild.Image) { img.DiskGUID = partition.GUID{} }, "the disk has no GUID", nil},
 		"no BIOS boot":      {func(img *fsbuild.Image) { img.Partitions = img.Partitions[1:] }, "needs a partition of type bios-boot", fsbuild.ErrImage},
 		"BIOS boot is full": {func(img *fsbuild.Image) { img.Partitions[0].Content = misbehaved{1, nil, nil} }, "partition 1: a BIOS boot partition holds", fsbuild.ErrImage},
-		"gap is small":      {func(img *fsbuild.Image) { img.Table, img.Partitions, img.Align = fsbuild.MBR, nil, 16<<10 }, "core.img needs", nil},
-		"below alignment":   {func(img *fsbuild.Image) { img.Partitions[0].Size.Bytes = 65536 }, "partition 1: 65536 bytes are less than the alignment", partition.ErrUnsupported},
-		"small disk":        {func(img *fsbuild.Image) { img.DiskSize = 7 << 20 }, "no room", fsbuild.ErrImage},
-		"root beyond disk":  {func(img *fsbuild.Image) { img.DiskSize, img.Partitions[2].Size.Bytes = 64<<20, 64<<20 }, "partition 3 needs 67108864 bytes", nil},
-		"MBR with names":    {func(img *fsbuild.Image) { img.Table, img.Partitions[0].Entry.Type = fsbuild.MBR, 0x83 }, "need a GPT", partition.ErrUnsupported},
-		"large sectors":     {func(img *fsbuild.Image) { img.SectorSize = 4096 }, "needs sectors of 512 bytes", fsbuild.ErrImage},
-		"odd sectors":       {func(img *fsbuild.Image) { img.SectorSize = 1024 }, "sectors of 1024 bytes", fsbuild.ErrImage},
+		"BIOS boot is fit": {func(img *fsbuild.Image) {
+			img.Partitions[0].Fit = func(int64) (fsbuild.Content, error) { return misbehaved{1, nil, nil}, nil }
+		}, "partition 1: a BIOS boot partition holds", fsbuild.ErrImage},
+		"gap is small":     {func(img *fsbuild.Image) { img.Table, img.Partitions, img.Align = fsbuild.MBR, nil, 16<<10 }, "core.img needs", nil},
+		"below alignment":  {func(img *fsbuild.Image) { img.Partitions[0].Size.Bytes = 65536 }, "partition 1: 65536 bytes are less than the alignment", partition.ErrUnsupported},
+		"small disk":       {func(img *fsbuild.Image) { img.DiskSize = 7 << 20 }, "no room", fsbuild.ErrImage},
+		"root beyond disk": {func(img *fsbuild.Image) { img.DiskSize, img.Partitions[2].Size.Bytes = 64<<20, 64<<20 }, "partition 3 needs 67108864 bytes", nil},
+		"MBR with names":   {func(img *fsbuild.Image) { img.Table, img.Partitions[0].Entry.Type = fsbuild.MBR, 0x83 }, "need a GPT", partition.ErrUnsupported},
+		"large sectors":    {func(img *fsbuild.Image) { img.SectorSize = 4096 }, "needs sectors of 512 bytes", fsbuild.ErrImage},
+		"odd sectors":      {func(img *fsbuild.Image) { img.SectorSize = 1024 }, "sectors of 1024 bytes", fsbuild.ErrImage},
 	} {
 		t.Run(name, func(t *testing.T) {
 			img := copyOf(whole)

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"strings"
 	"syscall"
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"cairn/tests/require"
 )
 
 // TestFilterShape checks what the kernel would: jumps stay inside, the last
@@ -31,6 +34,28 @@ func TestFilterShape(t *testing.T) {
 		if f[len(f)-1].Code != unix.BPF_RET|unix.BPF_K {
 			t.Errorf("%s: does not end with a return", name)
 		}
+	}
+}
+
+// TestELFHeader asks file(1) what the programs are that CheckArch tries.
+func TestELFHeader(t *testing.T) {
+	for arch, want := range map[string]string{
+		"amd64": "64-bit LSB executable, x86-64", "x86_64": "64-bit LSB executable, x86-64", "i386": "32-bit LSB executable, Intel 80386",
+		"arm64": "64-bit LSB executable, ARM aarch64", "aarch64": "64-bit LSB executable, ARM aarch64",
+		"armel": "32-bit LSB executable, ARM", "armhf": "32-bit LSB executable, ARM",
+		"mips64el": "64-bit LSB executable, MIPS", "mipsel": "32-bit LSB executable, MIPS",
+		"ppc64el": "64-bit LSB executable, 64-bit PowerPC", "ppc64le": "64-bit LSB executable, 64-bit PowerPC",
+		"riscv64": "64-bit LSB executable, UCB RISC-V", "s390x": "64-bit MSB executable, IBM S/390",
+	} {
+		header, ok := elfHeader(arch)
+		c := exec.Command(require.Tool(t, "file", "file"), "-")
+		c.Stdin = bytes.NewReader(header)
+		if out, err := c.Output(); !ok || err != nil || !strings.Contains(string(out), "ELF "+want) {
+			t.Errorf("%s: file says %q, %v; want %q", arch, out, err, want)
+		}
+	}
+	if len(foreign) != 13 {
+		t.Errorf("%d architectures, not all tested", len(foreign))
 	}
 }
 

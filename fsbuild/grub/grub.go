@@ -39,12 +39,20 @@ const (
 	bootMagic      = 0x1fe // 0x55 0xaa
 )
 
-// Offsets in the last entry of the block list in core.img's first sector.
+// The block list in core.img's first sector says where the others are. It
+// grows downwards from its first entry to one without sectors.
 const (
-	coreNextLBA     = 0x1f4 // 8 bytes: second sector of core.img
-	coreNextCount   = 0x1fc // 2 bytes: sectors from there on
-	coreNextSegment = 0x1fe // 2 bytes: where they are loaded
-	loadSegment     = 0x0820
+	blockEntry   = 12    // bytes
+	blockFirst   = 0x1f4 // offset of the first entry
+	blockCount   = 8     // in an entry, 2 bytes behind the first sector's 8: number of sectors
+	blockSegment = 10    // in an entry, 2 bytes: where they are loaded
+	loadSegment  = 0x0820
+)
+
+// GRUB's header in core.img's second sector, grub's include/grub/offsets.h.
+const (
+	coreVersion = sectorSize + 0x14 // 2 bytes: length of what Reed-Solomon codes do not cover; grub-bios-setup refuses 0xffff
+	coreHeader  = sectorSize + 0x16 // its end, as far as it matters here
 )
 
 // Errors that a caller may test with errors.Is.
@@ -98,10 +106,9 @@ func Embed(boot, core []byte, start, end uint64) (Embedding, error) {
 	}, nil
 }
 
-// maxCoreSize is what GRUB can load: the image without its first sector goes to
-// 0x9000 and must end before 0x78000, see grub-mkimage, which makes none that
-// is larger. It is less than the 16-bit count of the block list can say.
-const maxCoreSize = sectorSize + 0x78000 - 0x9000
+// maxCoreSize is what grub-bios-setup installs: what fits into memory from
+// 0x9000 to 0x78000. It is less than the 16-bit count of the block list can say.
+const maxCoreSize = 0x78000 - 0x9000
 
 func checkImages(boot, core []byte) error {
 	switch {
@@ -111,14 +118,37 @@ func checkImages(boot, core []byte) error {
 		return fmt.Errorf("boot.img lacks the boot signature: %w", ErrBootImage)
 	case !isDriveCheck(boot[bootDriveCheck:]):
 		return fmt.Errorf("boot.img has no drive check at 0x%x: %w", bootDriveCheck, ErrBootImage)
-	case len(core) <= sectorSize:
+	case len(core) < coreHeader:
 		return fmt.Errorf("core.img has only %d bytes: %w", len(core), ErrCoreImage)
 	case len(core) > maxCoreSize:
 		return fmt.Errorf("core.img has %d bytes, more than the %d that can be loaded: %w", len(core), maxCoreSize, ErrCoreImage)
-	case binary.LittleEndian.Uint16(core[coreNextSegment:]) != loadSegment:
-		return fmt.Errorf("core.img has no block list at 0x%x: %w", coreNextLBA, ErrCoreImage)
+	case binary.LittleEndian.Uint16(core[blockFirst+blockSegment:]) != loadSegment:
+		return fmt.Errorf("core.img has no block list at 0x%x: %w", blockFirst, ErrCoreImage)
+	case binary.LittleEndian.Uint16(core[coreVersion:]) == 0xffff:
+		return fmt.Errorf("core.img is of another version of GRUB: %w", ErrCoreImage)
+	}
+	end, sectors := blockList(core)
+	switch size := sectorSize * (1 + sectors); {
+	case end <= 0:
+		return fmt.Errorf("core.img's block list has no end: %w", ErrCoreImage)
+	case len(core) <= size-sectorSize:
+		return fmt.Errorf("core.img has been cut off: it has %d bytes of %d: %w", len(core), size, ErrCoreImage)
 	}
 	return nil
+}
+
+// blockList reads the block list of core.img: the offset of the entry that ends
+// it, not above 0 when there is none, and how many sectors it names. A core.img
+// that GRUB has installed as a file in pieces has more than one entry.
+func blockList(core []byte) (end, sectors int) {
+	for end = blockFirst; end > 0; end -= blockEntry {
+		n := int(binary.LittleEndian.Uint16(core[end+blockCount:]))
+		if n == 0 {
+			break
+		}
+		sectors += n
+	}
+	return end, sectors
 }
 
 // isDriveCheck reports whether b starts with the short jump of a fresh
@@ -139,9 +169,11 @@ func patchBoot(boot []byte, coreLBA uint64) []byte {
 func patchCore(core []byte, lba, sectors uint64) []byte {
 	b := make([]byte, sectors*sectorSize)
 	copy(b, core)
-	binary.LittleEndian.PutUint64(b[coreNextLBA:], lba+1)
-	binary.LittleEndian.PutUint16(b[coreNextCount:], uint16(sectors-1))
-	binary.LittleEndian.PutUint16(b[coreNextSegment:], loadSegment)
+	end, _ := blockList(core)
+	clear(b[min(end, blockFirst-blockEntry):blockFirst])
+	binary.LittleEndian.PutUint64(b[blockFirst:], lba+1)
+	binary.LittleEndian.PutUint16(b[blockFirst+blockCount:], uint16(sectors-1))
+	binary.LittleEndian.PutUint16(b[blockFirst+blockSegment:], loadSegment)
 	return b
 }
 

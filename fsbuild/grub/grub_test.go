@@ -104,36 +104,57 @@ func TestCoreFitsBeforeTheFirstPartition(t *testing.T) {
 	}
 }
 
-// TestSameBytesAsGrubBIOSSetup lets GRUB's own installer write to a disk and
-// compares everything before the root partition. It needs a file system on a
-// block device, hence root; without root, TestEmbedChangesOnlyItsPlaces stands
-// alone.
-func TestSameBytesAsGrubBIOSSetup(t *testing.T) {
+// TestAsGrubBIOSSetup lets GRUB's own installer write to a disk: it refuses
+// what Embed refuses, and otherwise everything before the root partition is the
+// same. It needs a file system on a block device, hence root; without root,
+// TestEmbedChangesOnlyItsPlaces and TestWrongImages stand alone.
+func TestAsGrubBIOSSetup(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Log("not root: nothing to compare with")
 		return
 	}
 	boot, core := images(t)
+	need := partition.LBA(len(core)+511) / 512
 	for name, tc := range map[string]struct {
 		table      partition.Table
 		start, end uint64
+		boot, core []byte // nil: as grub-mkimage made it
+		refused    bool
 	}{
-		"MBR": {partition.Table{
-			Label: partition.MBR, Sectors: 2048 * 64, Signature: 0xcafef00d,
-			Partitions: []partition.Partition{{Start: 2048, Sectors: 2048 * 63, Type: partition.Linux, Active: true}},
-		}, 1, 2048},
-		"GPT":                   {gptDisk(t, 2048, 2048), 2048, 4096},
-		"GPT, behind the table": {gptDisk(t, 34, 2014), 34, 2048},
-		"GPT, in the middle":    {gptDisk(t, 3001, 700), 3001, 3701},
+		"MBR":                     {mbrDisk(2048), 1, 2048, nil, nil, false},
+		"MBR, smallest gap":       {mbrDisk(need + 1), 1, uint64(need) + 1, nil, nil, false},
+		"MBR, gap is small":       {mbrDisk(need), 1, uint64(need), nil, nil, true},
+		"GPT":                     {gptDisk(t, 2048, 2048), 2048, 4096, nil, nil, false},
+		"GPT, behind the table":   {gptDisk(t, 34, 2014), 34, 2048, nil, nil, false},
+		"GPT, in the middle":      {gptDisk(t, 3001, 700), 3001, 3701, nil, nil, false},
+		"GPT, smallest":           {gptDisk(t, 2048, need), 2048, 2048 + uint64(need), nil, nil, false},
+		"GPT, partition is small": {gptDisk(t, 2048, need-1), 2048, 2047 + uint64(need), nil, nil, true},
+		"largest core.img":        {gptDisk(t, 2048, 2048), 2048, 4096, nil, padded(core, 888*512), false},
+		"larger core.img":         {gptDisk(t, 2048, 2048), 2048, 4096, nil, padded(core, 888*512+1), true},
+		"core.img in pieces":      {mbrDisk(2048), 1, 2048, nil, inPieces(core, 3), false},
+		"core.img in more pieces": {mbrDisk(2048), 1, 2048, nil, inPieces(core, 9), false},
+		"no end of pieces":        {mbrDisk(2048), 1, 2048, nil, inPieces(core, 42), true},
+		"old core.img":            {mbrDisk(2048), 1, 2048, nil, edit(core, 512+0x14, 0xff, 0xff), true},
+		"long boot.img":           {mbrDisk(2048), 1, 2048, padded(boot, 513), nil, true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			dir := t.TempDir()
 			theirs, ours := filepath.Join(dir, "disk.raw"), filepath.Join(dir, "ours.raw")
+			if tc.boot == nil {
+				tc.boot = boot
+			}
+			if tc.core == nil {
+				tc.core = core
+			}
 			writeDisk(t, theirs, tc.table, nil, 0)
-			grubBIOSSetup(t, dir, theirs, boot, core)
-
-			e, err := grub.Embed(boot, core, tc.start, tc.end)
-			must(t, err)
+			out, refused := grubBIOSSetup(t, dir, theirs, tc.boot, tc.core)
+			e, err := grub.Embed(tc.boot, tc.core, tc.start, tc.end)
+			if (refused != nil) != tc.refused || (err != nil) != tc.refused {
+				t.Fatalf("grub-bios-setup says %v (%s), we %v", refused, out, err)
+			}
+			if tc.refused {
+				return
+			}
 			tc.table.BootCode = e.BootCode
 			writeDisk(t, ours, tc.table, e.Core, int64(e.CoreLBA)*512)
 			a, b := readStart(t, theirs), readStart(t, ours)
@@ -144,6 +165,41 @@ func TestSameBytesAsGrubBIOSSetup(t *testing.T) {
 				t.Error("grub-bios-setup wrote nothing")
 			}
 		})
+	}
+}
+
+// padded is a copy of b with zeros up to a length.
+func padded(b []byte, length int) []byte {
+	return append(bytes.Clone(b), make([]byte, length-len(b))...)
+}
+
+// edit is a copy of b with other bytes at a place.
+func edit(b []byte, at int, with ...byte) []byte {
+	c := bytes.Clone(b)
+	copy(c[at:], with)
+	return c
+}
+
+// inPieces is core.img with as many entries in its block list as if GRUB had
+// installed it as a file in pieces.
+func inPieces(core []byte, pieces int) []byte {
+	rest := (len(core)+511)/512 - 1
+	for i := range pieces {
+		n := 1
+		if i == pieces-1 {
+			n = rest
+		}
+		rest -= n
+		core = edit(core, 0x1f4-12*i, 0x99, 0, 0, 0, 0, 0, 0, 0, byte(n), byte(n>>8), 0x20, 0x08)
+	}
+	return core
+}
+
+// mbrDisk has a root partition from a sector on.
+func mbrDisk(start partition.LBA) partition.Table {
+	return partition.Table{
+		Label: partition.MBR, Sectors: 2048 * 64, Signature: 0xcafef00d,
+		Partitions: []partition.Partition{{Start: start, Sectors: 2048 * 60, Type: partition.Linux, Active: true}},
 	}
 }
 
@@ -164,37 +220,9 @@ func gptDisk(t *testing.T, start, sectors partition.LBA) partition.Table {
 	}
 }
 
-// TestGrubBIOSSetupRefusesToo a BIOS boot partition that is too small by one
-// sector.
-func TestGrubBIOSSetupRefusesToo(t *testing.T) {
-	if os.Geteuid() != 0 {
-		t.Log("not root: nothing to compare with")
-		return
-	}
-	boot, core := images(t)
-	need := partition.LBA(len(core)+511) / 512
-	for _, sectors := range []partition.LBA{need, need - 1} {
-		dir := t.TempDir()
-		disk := filepath.Join(dir, "disk.raw")
-		writeDisk(t, disk, gptDisk(t, 2048, sectors), nil, 0)
-		out, theirs := tryGrubBIOSSetup(t, dir, disk, boot, core)
-		_, ours := grub.Embed(boot, core, 2048, 2048+uint64(sectors))
-		if (theirs == nil) != (sectors == need) || (ours == nil) != (sectors == need) {
-			t.Errorf("%d sectors for %d: grub-bios-setup says %v (%s), we %v", sectors, need, theirs, out, ours)
-		}
-	}
-}
-
 // grubBIOSSetup installs onto disk with --no-rs-codes. The images lie on a
 // small file system of their own, which GRUB is told is a second disk.
-func grubBIOSSetup(t *testing.T, dir, disk string, boot, core []byte) {
-	t.Helper()
-	if out, err := tryGrubBIOSSetup(t, dir, disk, boot, core); err != nil {
-		t.Fatalf("grub-bios-setup: %v\n%s", err, out)
-	}
-}
-
-func tryGrubBIOSSetup(t *testing.T, dir, disk string, boot, core []byte) ([]byte, error) {
+func grubBIOSSetup(t *testing.T, dir, disk string, boot, core []byte) ([]byte, error) {
 	t.Helper()
 	fs, mnt, deviceMap := filepath.Join(dir, "fs.img"), filepath.Join(dir, "mnt"), filepath.Join(dir, "device.map")
 	must(t, os.WriteFile(fs, nil, 0o600))
@@ -253,11 +281,11 @@ func TestCoreTooLarge(t *testing.T) {
 	}
 }
 
-// TestLargestCore takes what grub-mkimage still makes, and expects that 1 MiB is
-// enough for it.
+// TestLargestCore takes what grub-bios-setup still installs, and expects that
+// 1 MiB is enough for it.
 func TestLargestCore(t *testing.T) {
 	boot, core := images(t)
-	core = append(core, make([]byte, 0x6f000+512-len(core))...)
+	core = padded(core, 888*512)
 	if _, err := grub.Embed(boot, core, 2048, 4096); err != nil {
 		t.Errorf("core.img of %d bytes: %v", len(core), err)
 	}
@@ -299,25 +327,25 @@ func TestOldBIOSParameterBlockIsCleared(t *testing.T) {
 
 func TestWrongImages(t *testing.T) {
 	boot, core := images(t)
-	edit := func(b []byte, at int, v byte) []byte {
-		c := bytes.Clone(b)
-		c[at] = v
-		return c
-	}
 	for name, tc := range map[string]struct {
 		boot, core []byte
 		want       error
 	}{
-		"no boot.img":      {nil, core, grub.ErrBootImage},
-		"long boot.img":    {append(bytes.Clone(boot), 0), core, grub.ErrBootImage},
-		"no signature":     {edit(boot, 0x1fe, 0), core, grub.ErrBootImage},
-		"other boot code":  {edit(boot, 0x66, 0x31), core, grub.ErrBootImage},
-		"no core.img":      {boot, nil, grub.ErrCoreImage},
-		"only diskboot":    {boot, core[:512], grub.ErrCoreImage},
-		"no block list":    {boot, edit(core, 0x1ff, 0), grub.ErrCoreImage},
-		"far too much":     {boot, append(bytes.Clone(core), make([]byte, 0x6f000+512-len(core)+1)...), grub.ErrCoreImage},
-		"an ELF as core":   {boot, append([]byte("\x7fELF"), make([]byte, 4096)...), grub.ErrCoreImage},
-		"swapped by error": {core, boot, grub.ErrBootImage},
+		"no boot.img":       {nil, core, grub.ErrBootImage},
+		"long boot.img":     {padded(boot, 513), core, grub.ErrBootImage},
+		"no signature":      {edit(boot, 0x1fe, 0), core, grub.ErrBootImage},
+		"other boot code":   {edit(boot, 0x66, 0x31), core, grub.ErrBootImage},
+		"no core.img":       {boot, nil, grub.ErrCoreImage},
+		"only diskboot":     {boot, core[:512], grub.ErrCoreImage},
+		"no block list":     {boot, edit(core, 0x1ff, 0), grub.ErrCoreImage},
+		"no end of pieces":  {boot, inPieces(core, 42), grub.ErrCoreImage},
+		"cut off":           {boot, core[:len(core)-512], grub.ErrCoreImage},
+		"a piece cut off":   {boot, inPieces(core, 2)[:len(core)-512], grub.ErrCoreImage},
+		"cut in its header": {boot, core[:512+20], grub.ErrCoreImage},
+		"old version":       {boot, edit(core, 512+0x14, 0xff, 0xff), grub.ErrCoreImage},
+		"far too much":      {boot, padded(core, 888*512+1), grub.ErrCoreImage},
+		"an ELF as core":    {boot, append([]byte("\x7fELF"), make([]byte, 4096)...), grub.ErrCoreImage},
+		"swapped by error":  {core, boot, grub.ErrBootImage},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := grub.Embed(tc.boot, tc.core, 1, 1<<20); !errors.Is(err, tc.want) {

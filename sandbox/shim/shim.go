@@ -36,9 +36,14 @@ type Verb = func(args, env []string, stdout, stderr io.Writer) int
 // HostNames are the names under which host hooks find this program on PATH.
 func HostNames() []string { return []string{"cairn-helper", "kpartx", "losetup", "mknod", "sudo"} }
 
-// TargetPaths are the programs of an image that this program covers during the build, where they exist.
+// TargetPaths are the programs of an image that this program covers during the build, where they exist. GRUB's have
+// other names on Red Hat and SUSE.
 func TargetPaths() []string {
-	return []string{"/usr/bin/grub-mkrelpath", "/usr/bin/mknod", "/usr/sbin/grub-bios-setup", "/usr/sbin/grub-install", "/usr/sbin/grub-probe"}
+	return []string{
+		"/usr/bin/grub-mkrelpath", "/usr/bin/grub2-mkrelpath", "/usr/bin/mknod",
+		"/usr/sbin/grub-bios-setup", "/usr/sbin/grub-install", "/usr/sbin/grub-probe",
+		"/usr/sbin/grub2-bios-setup", "/usr/sbin/grub2-install", "/usr/sbin/grub2-probe",
+	}
 }
 
 // Is tells whether name, without its directory, is one of a shim.
@@ -55,11 +60,11 @@ func Main(p Process, verbs map[string]Verb) int {
 		return sudo(p)
 	case "cairn-helper":
 		return helper(p, verbs)
-	case "grub-probe":
+	case "grub-probe", "grub2-probe":
 		return grubProbe(p)
-	case "grub-mkrelpath":
+	case "grub-mkrelpath", "grub2-mkrelpath":
 		return grubMkrelpath(p)
-	case "grub-install", "grub-bios-setup":
+	case "grub-install", "grub-bios-setup", "grub2-install", "grub2-bios-setup":
 		return grubInstall(p, name)
 	case "mknod":
 		return mknod(p)

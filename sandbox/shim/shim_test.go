@@ -187,6 +187,14 @@ func TestOthers(t *testing.T) {
 	if status, out, _ := start(t, nil, "cairn-helper", "local", "a", "b"); status != 3 || out != "a,b" {
 		t.Errorf("local verb: %d %q", status, out)
 	}
+	for _, path := range TargetPaths() {
+		if status, out, _ := start(t, nil, path, "--version"); strings.Contains(path, "grub") && (status != 0 || !strings.Contains(out, "(cairn)")) {
+			t.Errorf("%s --version: status %d, %q", path, status, out)
+		}
+	}
+	if status, out, _ := start(t, nil, "grub2-mkrelpath", "/usr"); status != 0 || out != "/usr\n" {
+		t.Errorf("grub2-mkrelpath: status %d, %q", status, out)
+	}
 	if !Is("/usr/sbin/grub-probe") || !Is("sudo") || Is("cairn") {
 		t.Error("names")
 	}

@@ -31,6 +31,8 @@ func TestRefusals(t *testing.T) {
 		{"bad size", []string{"build", "--image-size", "big", "test-os"}, nil, []string{"--image-size", `"big"`}},
 		{"bad epoch", []string{"build", "test-os"}, []string{"SOURCE_DATE_EPOCH=soon"}, []string{"SOURCE_DATE_EPOCH", `"soon"`}},
 		{"long label", []string{"build", "-n", "--root-label", "abcdefghijklmnopq", "test-os"}, nil, []string{"Label [abcdefghijklmnopq] too long for filesystem [ext4]: 17 > 16"}},
+		// No machine that tests runs an emulator of a mainframe for all programs.
+		{"foreign architecture", []string{"build", "-a", "s390x", "test-os"}, nil, []string{"cannot run programs for s390x", "hint:", "qemu-user-static"}},
 		{"elements path", []string{"build", "test-os"}, []string{"ELEMENTS_PATH=/nonexistent"}, []string{"ELEMENTS_PATH entry '/nonexistent' is not a directory"}},
 		{"no keyring", []string{"build", "test-os"}, []string{"DIB_APT_KEYRING=/nonexistent"}, []string{"DIB_APT_KEYRING", "/nonexistent"}},
 		{"no lock file", []string{"build", "--locked", "test-os"}, nil, []string{"lock file", "hint:"}},

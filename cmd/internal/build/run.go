@@ -30,6 +30,9 @@ func Run(ctx context.Context, req *Request, event func(Event)) (*Summary, error)
 		return nil, fail(err, "start the sandbox")
 	}
 	p.ids = ids
+	if err := sandbox.CheckArch(ctx, req.Arch, req.WorkParent); err != nil {
+		return nil, hintFull(withHint(err), "TMPDIR names another place to try it in")
+	}
 	if p.store, err = store.Open(req.Store); err != nil {
 		return nil, hintFull(fail(err, "open the content store %s", req.Store), "--image-cache names another directory")
 	}

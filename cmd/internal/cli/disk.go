@@ -16,8 +16,8 @@ import (
 
 const diskHelp = `Lay a tree out on a disk, without root: partitions, file systems (ext2, ext3, ext4, vfat, swap) and what is
 mounted where come from a block-device configuration in diskimage-builder's YAML. SOURCE is what mkfs takes. Where it
-has GRUB's boot.img and core.img in /boot/grub/i386-pc, and the disk a place for them, a BIOS boots from the disk.
-/etc/fstab is taken as it is; the summary has the lines that the configuration asks for.
+has GRUB's boot.img and core.img in /boot/grub/i386-pc or /boot/grub2/i386-pc, and the disk a place for them, a BIOS
+boots from the disk. /etc/fstab is taken as it is; the summary has the lines that the configuration asks for.
 
 Without --size the disk is as small as its content allows: partitions with a percentage get what they need.
 

@@ -337,6 +337,29 @@ func TestNeedsGRUB(t *testing.T) {
 	}
 }
 
+// TestFindsGRUB in the directories that distributions give it.
+func TestFindsGRUB(t *testing.T) {
+	text, err := fs.ReadFile(builtin.FS(), "block-device-mbr/block-device-default.yaml")
+	must(t, err)
+	plan, p := parse(t, string(text)), params()
+	p.GRUB = true
+	for _, dir := range []string{"boot/grub", "boot/grub2"} {
+		tr := sample(t)
+		for _, name := range []string{dir, dir + "/i386-pc"} {
+			must(t, tr.Add(tree.Node{Path: name, Type: tree.Directory, Mode: 0o755}))
+		}
+		must(t, tr.Add(tree.Node{Path: dir + "/i386-pc/boot.img", Type: tree.Regular, Size: 4, Content: tree.Bytes([]byte("boot"))}))
+		if _, err := disk.Image(plan, tr, p); disk.HasGRUB(tr) || !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("%s without core.img: %v", dir, err)
+		}
+		must(t, tr.Add(tree.Node{Path: dir + "/i386-pc/core.img", Type: tree.Regular, Size: 4, Content: tree.Bytes([]byte("core"))}))
+		img, err := disk.Image(plan, tr, p)
+		if !disk.HasGRUB(tr) || err != nil || string(img.Boot)+string(img.Core) != "bootcore" {
+			t.Errorf("%s: %q and %q, %v", dir, img.Boot, img.Core, err)
+		}
+	}
+}
+
 // TestLargeSectors lays the disk of block-device-efi-4k out, which the writers'
 // own reader finds on its sectors.
 func TestLargeSectors(t *testing.T) {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"path"
 
 	"cairn/elements/blockdevice"
 	"cairn/fsbuild/partition"
@@ -12,12 +13,24 @@ import (
 	"cairn/reproducibility"
 )
 
-// Where GRUB's boot sector images are in the tree, once the element
-// bootloader has made them.
+// grubDirs are where GRUB's boot sector images are in the tree, once the element
+// bootloader has made them: Debian's place and that of Red Hat and SUSE.
+var grubDirs = []string{"boot/grub/i386-pc", "boot/grub2/i386-pc"}
+
 const (
-	bootImg = "boot/grub/i386-pc/boot.img"
-	coreImg = "boot/grub/i386-pc/core.img"
+	bootImg = "boot.img"
+	coreImg = "core.img"
 )
+
+// grubDir is the one that has them, or where they are missed.
+func grubDir(t *tree.Tree) (dir string, ok bool) {
+	for _, dir := range grubDirs {
+		if t.Lookup(path.Join(dir, bootImg)) != nil && t.Lookup(path.Join(dir, coreImg)) != nil {
+			return dir, true
+		}
+	}
+	return grubDirs[0], false
+}
 
 // NeedsGRUB tells whether a BIOS can boot from the disk with GRUB's images in
 // its sectors: it has an MBR, or in a GPT a BIOS boot partition, and sectors of
@@ -46,28 +59,32 @@ var biosBoot = func() partition.GUID {
 }()
 
 // HasGRUB tells whether both images are in the tree.
-func HasGRUB(t *tree.Tree) bool { return t.Lookup(bootImg) != nil && t.Lookup(coreImg) != nil }
+func HasGRUB(t *tree.Tree) bool {
+	_, ok := grubDir(t)
+	return ok
+}
 
 // grubImages reads them.
 func grubImages(t *tree.Tree) (boot, core []byte, err error) {
-	if boot, err = content(t, bootImg); err != nil {
+	dir, _ := grubDir(t)
+	if boot, err = content(t, path.Join(dir, bootImg)); err != nil {
 		return nil, nil, fmt.Errorf("boot sector: %w", err)
 	}
-	if core, err = content(t, coreImg); err != nil {
+	if core, err = content(t, path.Join(dir, coreImg)); err != nil {
 		return nil, nil, fmt.Errorf("boot sector: %w", err)
 	}
 	return boot, core, nil
 }
 
 // content reads a small file of the tree.
-func content(t *tree.Tree, path string) ([]byte, error) {
-	n := t.Lookup(path)
+func content(t *tree.Tree, name string) ([]byte, error) {
+	n := t.Lookup(name)
 	if n == nil || n.Type != tree.Regular {
-		return nil, &fs.PathError{Op: "read", Path: "/" + path, Err: fs.ErrNotExist}
+		return nil, &fs.PathError{Op: "read", Path: "/" + name, Err: fs.ErrNotExist}
 	}
 	const limit = 4 << 20
 	if n.Size > limit {
-		return nil, &fs.PathError{Op: "read", Path: "/" + path, Err: errors.New("too large")}
+		return nil, &fs.PathError{Op: "read", Path: "/" + name, Err: errors.New("too large")}
 	}
 	f, err := n.Content.Open()
 	if err != nil {
