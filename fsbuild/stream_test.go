@@ -337,7 +337,7 @@ func TestProgress(t *testing.T) {
 // reading only.
 func TestOutputThatRefusesWrites(t *testing.T) {
 	before := runtime.NumGoroutine()
-	for i, format := range []string{FormatRaw, FormatQCOW2, FormatQCOW2} {
+	for i := range outputs(t, t.TempDir()) {
 		outs := outputs(t, t.TempDir())
 		f, err := os.Open(outs[i].File.Name())
 		must(t, err)
@@ -345,7 +345,7 @@ func TestOutputThatRefusesWrites(t *testing.T) {
 		outs[i].File = f
 		_, err = disk{size: 16 << 20}.write(t.Context(), &fakeFS{pieces: pieces(6, 16<<20, 8<<20)}, outs, nil)
 		var oe *OutputError
-		if !errors.As(err, &oe) || oe.Path != f.Name() || oe.Op != "write "+format {
+		if !errors.As(err, &oe) || oe.Path != f.Name() || oe.Op != "write "+outs[i].Format {
 			t.Errorf("output %d: error = %v, want an *OutputError for %s", i, err, f.Name())
 		}
 	}
@@ -357,18 +357,57 @@ func TestFullDisk(t *testing.T) {
 	if !require.InNamespace(t) {
 		return
 	}
-	for i := range 4 {
+	noise := make([]byte, 8<<20)
+	for i := range noise {
+		noise[i] = byte(rand.Uint32())
+	}
+	for i := range outputs(t, t.TempDir()) {
 		dir := t.TempDir()
 		must(t, syscall.Mount("none", dir, "tmpfs", 0, "size=1m"))
 		defer syscall.Unmount(dir, syscall.MNT_DETACH)
 		outs := outputs(t, dir)[i : i+1]
 		d := disk{size: 64 << 20}
-		noise := make([]byte, 32<<20)
-		for i := range noise {
-			noise[i] = byte(rand.Uint32())
-		}
 		_, err := d.write(t.Context(), &fakeFS{pieces: []partition.Region{{Offset: 0, Data: noise}}}, outs, nil)
 		checkOutputError(t, err, outs[0].File.Name(), syscall.ENOSPC, "free some space in "+dir)
+	}
+}
+
+// TestDiskFillsUp builds an image on ever larger disks, until it fits: wherever
+// the space ends, in the table, a file system or the container's own tables, the
+// error says so.
+func TestDiskFillsUp(t *testing.T) {
+	if !require.InNamespace(t) {
+		return
+	}
+	dir := t.TempDir()
+	must(t, syscall.Mount("none", dir, "tmpfs", 0, ""))
+	defer syscall.Unmount(dir, syscall.MNT_DETACH)
+	tr := tree.New()
+	data := fill(rand.New(rand.NewPCG(9, 9)), 200_000)
+	must(t, tr.Add(tree.Node{Path: "f", Type: tree.Regular, Size: int64(len(data)), Content: tree.Bytes(data)}))
+	img := Image{Tree: tr, FS: ext4.Params{UUID: [16]byte{1}, JournalSize: -1}, Table: GPT, DiskGUID: partition.GUID{1}}
+	kind, err := partition.ParseType("linux-generic")
+	must(t, err)
+	img.Partitions = []Partition{{Root: true, Entry: partition.Partition{TypeGUID: kind, GUID: partition.GUID{2}}}}
+	for i, o := range outputs(t, t.TempDir()) {
+		failed := 0
+		for pages := 1; ; pages += 1 + pages/4 {
+			must(t, syscall.Mount("none", dir, "tmpfs", syscall.MS_REMOUNT, fmt.Sprintf("size=%d", pages*os.Getpagesize())))
+			f, err := os.Create(filepath.Join(dir, "image"))
+			must(t, err)
+			o.File = f
+			_, err = Build(t.Context(), img, []Output{o}, nil)
+			f.Close()
+			must(t, os.Remove(f.Name()))
+			if err == nil {
+				break
+			}
+			checkOutputError(t, err, f.Name(), syscall.ENOSPC, "free some space in "+dir)
+			failed++
+		}
+		if failed < 5 {
+			t.Errorf("output %d, %s, failed only %d times", i, o.Format, failed)
+		}
 	}
 }
 
