@@ -247,8 +247,12 @@ func TestWriteError(t *testing.T) {
 		{Label: partition.MBR, Sectors: 1},
 		{Label: partition.GPT, Sectors: 1 << 20, DiskGUID: guid(1)},
 		{Label: partition.MBR, Sectors: 1 << 20, Partitions: []partition.Partition{
-			{Start: 2048, Sectors: 1 << 19, Type: partition.Extended}, {}, {}, {},
-			{Start: 4096, Sectors: 2048, Type: partition.Linux}, {Start: 8192, Sectors: 2048, Type: partition.Linux},
+			{Start: 2048, Sectors: 1 << 19, Type: partition.Extended},
+			{},
+			{},
+			{},
+			{Start: 4096, Sectors: 2048, Type: partition.Linux},
+			{Start: 8192, Sectors: 2048, Type: partition.Linux},
 		}},
 	} {
 		regions, err := table.Regions()
