@@ -197,6 +197,13 @@ func TestBadOptions(t *testing.T) {
 	}
 }
 
+// TestGlanceAccepts: OpenStack's image service takes a dynamic image.
+func TestGlanceAccepts(t *testing.T) {
+	if got := disktest.Inspect(t, build(t, 8<<20, disktest.Pattern(1, 8<<20, 1<<20), params)); got != "vhd 8388608 safe" {
+		t.Errorf("it is %q", got)
+	}
+}
+
 func TestFailingOutput(t *testing.T) {
 	size := int64(9 << 20)
 	ws := disktest.Pattern(8, size, 3<<20)

@@ -212,6 +212,15 @@ func feed(out io.WriterAt, kind vmdk.Kind, ws []disktest.Write) error {
 	return w.Close()
 }
 
+// TestGlanceAccepts: OpenStack's image service takes a monolithic image. It reads
+// no footer, so that a stream is nothing to it.
+func TestGlanceAccepts(t *testing.T) {
+	o := vmdk.Options{Kind: vmdk.MonolithicSparse}
+	if got := disktest.Inspect(t, build(t, 8<<20, disktest.Pattern(1, 8<<20, 1<<20), o)); got != "vmdk 8388608 safe" {
+		t.Errorf("it is %q", got)
+	}
+}
+
 func TestFailingOutput(t *testing.T) {
 	ws := disktest.Pattern(8, 8<<20, 2<<20)
 	for name, kind := range kinds {

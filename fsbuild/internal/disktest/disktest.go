@@ -42,6 +42,33 @@ func QEMU(t testing.TB, tool string, args ...string) string {
 	return string(out)
 }
 
+// glance is where tests/install-tools puts the inspector of OpenStack's image
+// service.
+const glance = "/var/lib/cairn-test/glance"
+
+const inspect = `
+import logging, sys, types
+sys.modules["oslo_log"] = types.SimpleNamespace(log=logging)
+sys.path.insert(0, sys.argv[1])
+import format_inspector
+i = format_inspector.detect_file_format(sys.argv[2])
+print(i, i.virtual_size, "safe" if i.safety_check() else "unsafe")
+`
+
+// Inspect is what OpenStack's image service says of an image before it takes it:
+// format, virtual size in bytes, and "safe" or "unsafe".
+func Inspect(t testing.TB, image string) string {
+	t.Helper()
+	if _, err := os.Stat(glance); err != nil {
+		t.Fatalf("%v: run tests/install-tools as root", err)
+	}
+	out, err := exec.Command("python3", "-B", "-c", inspect, glance, image).CombinedOutput()
+	if err != nil {
+		t.Fatalf("format_inspector: %v\n%s", err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
 // ErrFull is the error of a Full.
 var ErrFull = errors.New("no space left on device")
 
