@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -167,6 +168,54 @@ func judgeOutputs(t *testing.T, outs []Output, results []Result, size int64) {
 		}
 		run(t, "qemu-utils", "qemu-img", "compare", "-q", "-f", format, "-F", "raw", o.File.Name(), outs[0].File.Name())
 	}
+}
+
+// counted is a content that counts how often it is opened, and its bytes.
+type counted struct {
+	data        []byte
+	opens, read atomic.Int64
+}
+
+func (c *counted) Open() (io.ReadCloser, error) {
+	c.opens.Add(1)
+	return &countedReader{c, bytes.NewReader(c.data)}, nil
+}
+
+type countedReader struct {
+	c *counted
+	r *bytes.Reader
+}
+
+func (r *countedReader) Close() error { return nil }
+
+func (r *countedReader) Read(b []byte) (int, error) {
+	n, err := r.r.Read(b)
+	r.c.read.Add(int64(n))
+	return n, err
+}
+
+// TestEverythingIsReadOnce: however many outputs there are, each file is opened
+// once and each of its bytes read once.
+func TestEverythingIsReadOnce(t *testing.T) {
+	tr := tree.New()
+	var all []*counted
+	for i, size := range []int{1, 5000, 300_000, 3 << 20} {
+		c := &counted{data: fill(rand.New(rand.NewPCG(uint64(i), 3)), size)}
+		all = append(all, c)
+		for _, name := range []string{"file", "link"} { // both are one file
+			must(t, tr.Add(tree.Node{Path: fmt.Sprint(name, i), Type: tree.Regular, Inode: uint64(i + 1), Size: int64(size), Content: c}))
+		}
+	}
+	img := Image{Tree: tr, FS: ext4.Params{UUID: [16]byte{1}, JournalSize: -1}, Table: MBR}
+	outs := outputs(t, t.TempDir())
+	results, err := Build(t.Context(), img, outs, nil)
+	must(t, err)
+	for i, c := range all {
+		if opens, read := c.opens.Load(), c.read.Load(); opens != 1 || read != int64(len(c.data)) {
+			t.Errorf("file %d of %d bytes is opened %d times, %d bytes are read", i, len(c.data), opens, read)
+		}
+	}
+	judgeOutputs(t, outs, results, results[0].VirtualSize)
 }
 
 func TestCompressOnRequestOnly(t *testing.T) {
