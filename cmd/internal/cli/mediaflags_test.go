@@ -181,3 +181,21 @@ func TestMediaProgress(t *testing.T) {
 		}
 	}
 }
+
+// TestGrowLimit: the summary says how far a file system can be grown.
+func TestGrowLimit(t *testing.T) {
+	dir := sources(t)
+	var plain, summary bytes.Buffer
+	for out, args := range map[*bytes.Buffer]string{&plain: "mkfs -t ext4 --grow-to 1P in out", &summary: "mkfs -t ext4 --json --grow-to 1P in out"} {
+		if code, stderr := command(t, dir, nil, out, strings.Fields(args)...); code != 0 {
+			t.Fatal(stderr)
+		}
+	}
+	var s struct {
+		Limit int64 `json:"grows_to"`
+	}
+	must(t, json.Unmarshal(summary.Bytes(), &s))
+	if want := ", grows to " + size(s.Limit) + ", UUID "; s.Limit < 1<<50 || !strings.Contains(plain.String(), want) {
+		t.Errorf("it grows to %d, %q lacks %q", s.Limit, plain.String(), want)
+	}
+}
