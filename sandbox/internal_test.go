@@ -5,7 +5,6 @@ import (
 	"errors"
 	"io"
 	"os"
-	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -100,7 +99,7 @@ func TestSendFiles(t *testing.T) {
 	if err := <-sent; err != nil {
 		t.Error(err)
 	}
-	if err := SendFiles(ours, nil, slices.Concat(files, files[:1])...); err == nil {
+	if err := SendFiles(ours, nil, append(files, files[0])...); err == nil { //nolint:makezero // one more than it takes
 		t.Error("65 files were not refused")
 	}
 }

@@ -77,20 +77,6 @@ func checkDisk(t *testing.T, disk string) (root string) {
 	return root
 }
 
-// checkFree checks that a file system that is otherwise of minimal size has so
-// many bytes free, and not a MiB more.
-func checkFree(t *testing.T, fs string, want int64) {
-	t.Helper()
-	var blocks, size int64
-	for line := range strings.Lines(tool(t, "dumpe2fs", "-h", fs)) {
-		_, _ = fmt.Sscanf(line, "Free blocks: %d", &blocks)
-		_, _ = fmt.Sscanf(line, "Block size: %d", &size)
-	}
-	if free := blocks * size; free < want || free > want+1<<20 {
-		t.Errorf("%d bytes are free, want %d", free, want)
-	}
-}
-
 // TestBlockDevice: a configuration of the caller, with file systems of several
 // kinds, and the same disk from the tree alone.
 func TestBlockDevice(t *testing.T) {
@@ -163,4 +149,18 @@ func TestDisk(t *testing.T) {
 	run("--size", "64M", "tree", "y").refused(1, []string{"partition"}, filepath.Join(dir, "y"))
 	run("--root-type", "btrfs", "tree", "y").refused(1, []string{"mkfs mkfs_root: type: btrfs"}, filepath.Join(dir, "y"))
 	nothingLeft(t, dir)
+}
+
+// checkFree checks that a file system that is otherwise of minimal size has so
+// many bytes free, and not a MiB more.
+func checkFree(t *testing.T, fs string, want int64) {
+	t.Helper()
+	var blocks, size int64
+	for line := range strings.Lines(tool(t, "dumpe2fs", "-h", fs)) {
+		_, _ = fmt.Sscanf(line, "Free blocks: %d", &blocks)
+		_, _ = fmt.Sscanf(line, "Block size: %d", &size)
+	}
+	if free := blocks * size; free < want || free > want+1<<20 {
+		t.Errorf("%d bytes are free, want %d", free, want)
+	}
 }
