@@ -23,7 +23,7 @@ func (e *Element) Write(dst string, o MergeOptions) error {
 // Definitions are the variables and the function that describe the selection,
 // for a shell to evaluate.
 //
-// diskimage_builder/element_dependencies.py:main, with --env
+// diskimage_builder/element_dependencies.py:main, with --env.
 func (s *Selection) Definitions() string {
 	return "export IMAGE_ELEMENT=" + quoteShell(strings.Join(s.Names(), " ")) + "\n" +
 		"export IMAGE_ELEMENT_YAML=" + quoteShell(s.yaml()) + "\n" +

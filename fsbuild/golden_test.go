@@ -83,7 +83,9 @@ func goldens(t testing.TB) []golden {
 		}, `tar --numeric-owner --full-time --xattrs -tvvf image`},
 		{"table-mbr", tableWriter(partition.Table{Label: partition.MBR, Signature: 0xca1f2023, Partitions: []partition.Partition{
 			{Start: 2048, Sectors: 4096, Type: partition.Linux, Active: true},
-			{Start: 8192, Sectors: 20480, Type: partition.Extended}, {}, {},
+			{Start: 8192, Sectors: 20480, Type: partition.Extended},
+			{},
+			{},
 			{Start: 10240, Sectors: 2048, Type: partition.Linux},
 			{Start: 14336, Sectors: 4096, Type: 0x82},
 		}}), table},

@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -167,6 +168,54 @@ func judgeOutputs(t *testing.T, outs []Output, results []Result, size int64) {
 		}
 		run(t, "qemu-utils", "qemu-img", "compare", "-q", "-f", format, "-F", "raw", o.File.Name(), outs[0].File.Name())
 	}
+}
+
+// counted is a content that counts how often it is opened, and its bytes.
+type counted struct {
+	data        []byte
+	opens, read atomic.Int64
+}
+
+func (c *counted) Open() (io.ReadCloser, error) {
+	c.opens.Add(1)
+	return &countedReader{c, bytes.NewReader(c.data)}, nil
+}
+
+type countedReader struct {
+	c *counted
+	r *bytes.Reader
+}
+
+func (r *countedReader) Close() error { return nil }
+
+func (r *countedReader) Read(b []byte) (int, error) {
+	n, err := r.r.Read(b)
+	r.c.read.Add(int64(n))
+	return n, err
+}
+
+// TestEverythingIsReadOnce: however many outputs there are, each file is opened
+// once and each of its bytes read once.
+func TestEverythingIsReadOnce(t *testing.T) {
+	tr := tree.New()
+	var all []*counted
+	for i, size := range []int{1, 5000, 300_000, 3 << 20} {
+		c := &counted{data: fill(rand.New(rand.NewPCG(uint64(i), 3)), size)}
+		all = append(all, c)
+		for _, name := range []string{"file", "link"} { // both are one file
+			must(t, tr.Add(tree.Node{Path: fmt.Sprint(name, i), Type: tree.Regular, Inode: uint64(i + 1), Size: int64(size), Content: c}))
+		}
+	}
+	img := Image{Tree: tr, FS: ext4.Params{UUID: [16]byte{1}, JournalSize: -1}, Table: MBR}
+	outs := outputs(t, t.TempDir())
+	results, err := Build(t.Context(), img, outs, nil)
+	must(t, err)
+	for i, c := range all {
+		if opens, read := c.opens.Load(), c.read.Load(); opens != 1 || read != int64(len(c.data)) {
+			t.Errorf("file %d of %d bytes is opened %d times, %d bytes are read", i, len(c.data), opens, read)
+		}
+	}
+	judgeOutputs(t, outs, results, results[0].VirtualSize)
 }
 
 func TestCompressOnRequestOnly(t *testing.T) {
@@ -337,7 +386,7 @@ func TestProgress(t *testing.T) {
 // reading only.
 func TestOutputThatRefusesWrites(t *testing.T) {
 	before := runtime.NumGoroutine()
-	for i, format := range []string{FormatRaw, FormatQCOW2, FormatQCOW2} {
+	for i := range outputs(t, t.TempDir()) {
 		outs := outputs(t, t.TempDir())
 		f, err := os.Open(outs[i].File.Name())
 		must(t, err)
@@ -345,7 +394,7 @@ func TestOutputThatRefusesWrites(t *testing.T) {
 		outs[i].File = f
 		_, err = disk{size: 16 << 20}.write(t.Context(), &fakeFS{pieces: pieces(6, 16<<20, 8<<20)}, outs, nil)
 		var oe *OutputError
-		if !errors.As(err, &oe) || oe.Path != f.Name() || oe.Op != "write "+format {
+		if !errors.As(err, &oe) || oe.Path != f.Name() || oe.Op != "write "+outs[i].Format {
 			t.Errorf("output %d: error = %v, want an *OutputError for %s", i, err, f.Name())
 		}
 	}
@@ -357,18 +406,57 @@ func TestFullDisk(t *testing.T) {
 	if !require.InNamespace(t) {
 		return
 	}
-	for i := range 4 {
+	noise := make([]byte, 8<<20)
+	for i := range noise {
+		noise[i] = byte(rand.Uint32())
+	}
+	for i := range outputs(t, t.TempDir()) {
 		dir := t.TempDir()
 		must(t, syscall.Mount("none", dir, "tmpfs", 0, "size=1m"))
 		defer syscall.Unmount(dir, syscall.MNT_DETACH)
 		outs := outputs(t, dir)[i : i+1]
 		d := disk{size: 64 << 20}
-		noise := make([]byte, 32<<20)
-		for i := range noise {
-			noise[i] = byte(rand.Uint32())
-		}
 		_, err := d.write(t.Context(), &fakeFS{pieces: []partition.Region{{Offset: 0, Data: noise}}}, outs, nil)
 		checkOutputError(t, err, outs[0].File.Name(), syscall.ENOSPC, "free some space in "+dir)
+	}
+}
+
+// TestDiskFillsUp builds an image on ever larger disks, until it fits: wherever
+// the space ends, in the table, a file system or the container's own tables, the
+// error says so.
+func TestDiskFillsUp(t *testing.T) {
+	if !require.InNamespace(t) {
+		return
+	}
+	dir := t.TempDir()
+	must(t, syscall.Mount("none", dir, "tmpfs", 0, ""))
+	defer syscall.Unmount(dir, syscall.MNT_DETACH)
+	tr := tree.New()
+	data := fill(rand.New(rand.NewPCG(9, 9)), 200_000)
+	must(t, tr.Add(tree.Node{Path: "f", Type: tree.Regular, Size: int64(len(data)), Content: tree.Bytes(data)}))
+	img := Image{Tree: tr, FS: ext4.Params{UUID: [16]byte{1}, JournalSize: -1}, Table: GPT, DiskGUID: partition.GUID{1}}
+	kind, err := partition.ParseType("linux-generic")
+	must(t, err)
+	img.Partitions = []Partition{{Root: true, Entry: partition.Partition{TypeGUID: kind, GUID: partition.GUID{2}}}}
+	for i, o := range outputs(t, t.TempDir()) {
+		failed := 0
+		for pages := 1; ; pages += 1 + pages/4 {
+			must(t, syscall.Mount("none", dir, "tmpfs", syscall.MS_REMOUNT, fmt.Sprintf("size=%d", pages*os.Getpagesize())))
+			f, err := os.Create(filepath.Join(dir, "image"))
+			must(t, err)
+			o.File = f
+			_, err = Build(t.Context(), img, []Output{o}, nil)
+			f.Close()
+			must(t, os.Remove(f.Name()))
+			if err == nil {
+				break
+			}
+			checkOutputError(t, err, f.Name(), syscall.ENOSPC, "free some space in "+dir)
+			failed++
+		}
+		if failed < 5 {
+			t.Errorf("output %d, %s, failed only %d times", i, o.Format, failed)
+		}
 	}
 }
 

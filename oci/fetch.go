@@ -41,13 +41,13 @@ func isTemporary(err error) bool {
 	var status *transport.Error
 	var dns *net.DNSError
 	var cert *tls.CertificateVerificationError
-	switch k := kindOf(err); {
+	switch {
 	case errors.As(err, &status):
 		return status.Temporary()
 	case errors.As(err, &dns) && dns.IsNotFound, errors.As(err, &cert):
 		return false
 	default:
-		return k == ErrUnreachable || errors.Is(err, io.ErrUnexpectedEOF)
+		return errors.Is(kindOf(err), ErrUnreachable) || errors.Is(err, io.ErrUnexpectedEOF)
 	}
 }
 

@@ -10,7 +10,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log"
+	"log" //nolint:depguard // what the test registry takes
 	"net/http"
 	"net/http/httptest"
 	"net/url"
@@ -156,7 +156,7 @@ func (s *server) send(t testing.TB, method, path, contentType string, body []byt
 	}
 }
 
-func (s *server) push(t testing.TB, repo, tag string, mediaType string, manifest []byte, blobs [][]byte) {
+func (s *server) push(t testing.TB, repo, tag, mediaType string, manifest []byte, blobs [][]byte) {
 	t.Helper()
 	for _, b := range blobs {
 		s.send(t, http.MethodPost, "/v2/"+repo+"/blobs/uploads/?digest="+url.QueryEscape(blobDigest(b)), "application/octet-stream", b)
@@ -407,7 +407,7 @@ func TestRefusedImages(t *testing.T) {
 }
 
 func layerOf(i *image, n int) map[string]any {
-	return i.mani["layers"].([]any)[n].(map[string]any) //nolint:forcetypeassert // a test
+	return i.mani["layers"].([]any)[n].(map[string]any) //nolint:forcetypeassert,errcheck // a test
 }
 
 func checkKind(t *testing.T, ref string, o Options, want error) {
@@ -453,8 +453,11 @@ func TestFaults(t *testing.T) {
 			fmt.Fprint(w, "{}")
 			return true
 		}, ErrMismatch},
-		"endless manifest": {"/manifests/", 1e6, func(w http.ResponseWriter, _ *http.Request) bool { w.Write(make([]byte, 8<<20)); return true }, ErrUnsupported},
-		"no json":          {"/manifests/", 1e6, func(w http.ResponseWriter, _ *http.Request) bool { fmt.Fprint(w, "<html>"); return true }, ErrUnsupported},
+		"endless manifest": {"/manifests/", 1e6, func(w http.ResponseWriter, _ *http.Request) bool {
+			fmt.Fprint(w, strings.Repeat("\x00", 8<<20))
+			return true
+		}, ErrUnsupported},
+		"no json": {"/manifests/", 1e6, func(w http.ResponseWriter, _ *http.Request) bool { fmt.Fprint(w, "<html>"); return true }, ErrUnsupported},
 		"redirect elsewhere": {"/blobs/", 1e6, func(w http.ResponseWriter, r *http.Request) bool {
 			http.Redirect(w, r, "http://example.invalid/x", http.StatusFound)
 			return true
@@ -466,7 +469,7 @@ func TestFaults(t *testing.T) {
 		}, ErrInsecure},
 		"stalls": {"/blobs/", 1e6, func(w http.ResponseWriter, r *http.Request) bool {
 			w.WriteHeader(200)
-			w.(http.Flusher).Flush()
+			w.(http.Flusher).Flush() //nolint:forcetypeassert,errcheck // the test server's
 			<-r.Context().Done()
 			return true
 		}, ErrUnreachable},

@@ -186,10 +186,10 @@ func (p *puller) stored(ctx context.Context, d store.Digest, fetch func(context.
 // fetch gets a document, in several attempts if need be.
 func (p *puller) fetch(ctx context.Context, get func(context.Context) ([]byte, error)) ([]byte, error) {
 	return retrying(ctx, p.o.RetryDelay, func() ([]byte, error) {
-		ctx, cancel := context.WithTimeoutCause(ctx, p.o.Stall, errStalled)
+		limited, cancel := context.WithTimeoutCause(ctx, p.o.Stall, errStalled)
 		defer cancel()
-		b, err := get(ctx)
-		if err != nil && errors.Is(context.Cause(ctx), errStalled) {
+		b, err := get(limited)
+		if err != nil && errors.Is(context.Cause(limited), errStalled) {
 			err = errStalled
 		}
 		return b, err

@@ -139,7 +139,7 @@ func (c *contained) start(id int, spec ContainerSpec) (*os.File, error) {
 	if err != nil {
 		return nil, &StartError{Step: "run", Err: err}
 	}
-	if r, _ := recvReport(ours); !r.Ready {
+	if r := recvReport(ours); !r.Ready {
 		return nil, &StartError{Step: r.Step, Err: &remoteError{r.Text, 0}}
 	}
 	return ours.File()

@@ -161,7 +161,8 @@ func TestKillParts(t *testing.T) {
 				done := make(chan error, 1)
 				go func() { done <- cmd.Wait() }()
 				select {
-				case <-done:
+				case err := <-done:
+					t.Logf("the caller ended: %v", err)
 				case <-time.After(20 * time.Second):
 					cmd.Process.Kill()
 					t.Errorf("the caller waits on after %q was killed", part)
@@ -396,7 +397,7 @@ func TestBinaryOfTheCallerAlone(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			own := st.Sys().(*syscall.Stat_t)
+			own := st.Sys().(*syscall.Stat_t) //nolint:forcetypeassert,errcheck // on Linux
 			in, err := os.ReadFile(self)
 			if err != nil {
 				t.Fatal(err)

@@ -170,7 +170,7 @@ func reap(main *os.Process, caught <-chan os.Signal, pass ...os.Signal) int {
 		var ws unix.WaitStatus
 		pid, err := unix.Wait4(-1, &ws, 0, nil)
 		switch {
-		case err == unix.EINTR: //nolint:errorlint // the kernel's own value
+		case err == unix.EINTR:
 		case err != nil:
 			return 125
 		case pid == main.Pid:

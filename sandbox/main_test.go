@@ -97,7 +97,7 @@ var cases = map[string]func(*lab) error{}
 
 // A lab is what a case in the worker works with.
 type lab struct {
-	ctx     context.Context
+	ctx     context.Context //nolint:containedctx // of one case
 	conn    *sandbox.WorkerConn
 	dir     string // scratch directory of the case, on disk
 	session *sandbox.Session
@@ -198,7 +198,7 @@ var everyone = []struct {
 }
 
 // runCase runs a case as root and as the ordinary user builder.
-func runCase(t *testing.T, name string, check func(t *testing.T, who string, out string)) {
+func runCase(t *testing.T, name string, check func(t *testing.T, who, out string)) {
 	t.Helper()
 	for _, who := range everyone {
 		t.Run(who.name, func(t *testing.T) {
@@ -245,7 +245,7 @@ func asUser(t testing.TB, name string, args ...string) *exec.Cmd {
 // removed by root, who can.
 func scratch(t testing.TB, name string) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("", "sandbox-test-")
+	dir, err := os.MkdirTemp("", "sandbox-test-") //nolint:usetesting // with a short name
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -185,7 +185,7 @@ func probe(ctx context.Context, h Host, m idmap.Map) error {
 	}
 	stop := context.AfterFunc(ctx, func() { _ = w.Kill() })
 	defer stop()
-	r, _ := recvReport(w.Conn())
+	r := recvReport(w.Conn())
 	_ = w.Wait()
 	if err := r.error("worker"); errors.As(err, &start) {
 		return preflightError(start)

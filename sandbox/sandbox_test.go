@@ -19,14 +19,6 @@ import (
 	"cairn/sandbox"
 )
 
-// backend is what a second implementation of sessions and containers would
-// have to provide to be judged by conformance.
-type backend interface {
-	runnable
-	MountsBelow(string) ([]string, error)
-	UnmountBelow(string) error
-}
-
 // conformance holds the checks that do not depend on how sessions and
 // containers are made: what a hook sees and may do. host is where host hooks
 // run, with the image at /image; target is where target hooks run.
@@ -270,7 +262,7 @@ func TestConformance(t *testing.T) { runCase(t, "conformance", nil) }
 
 // TestOwners looks from the host at who owns what hooks make.
 func TestOwners(t *testing.T) {
-	runCase(t, "owners", func(t *testing.T, who, out string) {
+	runCase(t, "owners", func(t *testing.T, _, out string) {
 		var dir string
 		var base int
 		if _, err := fmt.Sscanf(out, "%d %s", &base, &dir); err != nil {

@@ -220,7 +220,7 @@ func listenTCP(port int) (*os.File, error) {
 		return nil, err
 	}
 	defer n.Close()
-	return n.(*net.TCPListener).File() //nolint:forcetypeassert // of "tcp4"
+	return n.(*net.TCPListener).File() //nolint:forcetypeassert,errcheck // of "tcp4"
 }
 
 func listenUDP(port int) (*os.File, error) {

@@ -114,7 +114,7 @@ func RemoveOwned(ctx context.Context, h Host, m idmap.Map, paths ...string) erro
 	if err := sendJSON(w.Conn(), paths); err != nil {
 		return fmt.Errorf("remove trees: %w", err)
 	}
-	r, _ := recvReport(w.Conn())
+	r := recvReport(w.Conn())
 	if ctx.Err() != nil {
 		return fmt.Errorf("remove trees: %w", context.Cause(ctx))
 	}

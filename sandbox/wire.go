@@ -164,16 +164,17 @@ func recvJSON(c *net.UnixConn, v any) ([]*os.File, error) {
 }
 
 // recvReport is recvJSON of a report, where an early end is one too.
-func recvReport(c *net.UnixConn) (report, []*os.File) {
+func recvReport(c *net.UnixConn) report {
 	var r report
 	files, err := recvJSON(c, &r)
+	closeAll(files) // none, unless the peer is not who it should be
 	if errors.Is(err, io.EOF) {
-		return report{Text: "it died without a word"}, nil
+		return report{Text: "it died without a word"}
 	}
 	if err != nil {
-		return failed("read its report", err), nil
+		return failed("read its report", err)
 	}
-	return r, files
+	return r
 }
 
 // socketpair returns two connected stream sockets: one to use here, one to give

@@ -168,7 +168,7 @@ func (w *Worker) admit(ctx context.Context, s WorkerSpec, reports *net.UnixConn)
 	if err := sendJSON(reports, struct{}{}); err != nil {
 		return &StartError{Part: "worker", Err: err}
 	}
-	r, _ := recvReport(reports)
+	r := recvReport(reports)
 	if ctx.Err() != nil {
 		return &StartError{Part: "worker", Err: context.Cause(ctx)}
 	}

@@ -96,8 +96,7 @@ func (f *flattener) top(y *yaml.Node) error {
 	case !isPlugin(keys[0].key):
 		return &ConfigError{Line: y.Line, Key: keys[0].key, Err: errors.New("config entry is not a plugin value")}
 	}
-	_, err = f.add(keys[0].key, keys[0].y, "")
-	return err
+	return f.add(keys[0].key, keys[0].y, "")
 }
 
 // deref follows aliases and counts what it sees.
@@ -147,34 +146,34 @@ func (f *flattener) pairs(y *yaml.Node) ([]value, error) {
 }
 
 // add adds the node of a plugin and those inside it. Its base is what it says itself, or else the node around it.
-func (f *flattener) add(plugin string, y *yaml.Node, around string) (*node, error) {
+func (f *flattener) add(plugin string, y *yaml.Node, around string) error {
 	n := &node{plugin: plugin, base: around, line: y.Line}
 	if f.depth++; f.depth > maxDepth {
-		return nil, n.fail("", fmt.Errorf("nodes are nested too deep: %w", ErrUnsupported))
+		return n.fail("", fmt.Errorf("nodes are nested too deep: %w", ErrUnsupported))
 	}
 	defer func() { f.depth-- }()
 	keys, err := f.pairs(y)
 	if err != nil {
-		return nil, n.fail("", err)
+		return n.fail("", err)
 	}
 	if err := n.names(keys); err != nil {
-		return nil, err
+		return err
 	}
 	for _, v := range keys {
 		switch {
 		case isPlugin(v.key):
-			_, err = f.add(v.key, v.y, n.name)
+			err = f.add(v.key, v.y, n.name)
 		case v.key == "partitions" && plugin == "partitioning":
 			err = f.partitions(n, v.y)
 		case v.key != "name" && v.key != "base":
 			n.values = append(n.values, v)
 		}
 		if err != nil {
-			return nil, err
+			return err
 		}
 	}
 	f.nodes = append(f.nodes, n)
-	return n, nil
+	return nil
 }
 
 // names finds out the name and base of n.
@@ -221,7 +220,7 @@ func (f *flattener) partitions(n *node, y *yaml.Node) error {
 		for _, v := range keys {
 			switch {
 			case isPlugin(v.key):
-				if _, err := f.add(v.key, v.y, part.name); err != nil {
+				if err := f.add(v.key, v.y, part.name); err != nil {
 					return err
 				}
 			case v.key != "name" && v.key != "base":

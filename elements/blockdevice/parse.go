@@ -328,7 +328,7 @@ func (p *parser) checkLabel(fs FileSystem) error {
 	}
 	p.labels[fs.Label] = true
 	if most := maxLabel(fs.Type); most > 0 && len(fs.Label) > most {
-		return fmt.Errorf("Label [%s] too long for filesystem [%s]: %d > %d", fs.Label, fs.Type, len(fs.Label), most)
+		return fmt.Errorf("Label [%s] too long for filesystem [%s]: %d > %d", fs.Label, fs.Type, len(fs.Label), most) //nolint:staticcheck // diskimage-builder's words
 	}
 	return nil
 }

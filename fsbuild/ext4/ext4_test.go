@@ -15,11 +15,6 @@ import (
 	"cairn/fsbuild/tree"
 )
 
-// fileContent is the content of a file of the host.
-type fileContent string
-
-func (f fileContent) Open() (io.ReadCloser, error) { return os.Open(string(f)) }
-
 // image writes a tree to a new file and returns its name.
 func image(t testing.TB, tr *tree.Tree, p ext4.Params) (string, ext4.Summary) {
 	t.Helper()

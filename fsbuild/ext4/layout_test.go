@@ -9,7 +9,9 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -167,22 +169,23 @@ func TestLastGroup(t *testing.T) {
 	}
 }
 
-// TestManyExtents: extent trees of one and of two levels, and a file at the
-// limit of the format.
+// alternating is a content of n blocks of data with a hole behind each.
+func alternating(n, blockSize int) *fstest.Holes {
+	h := &fstest.Holes{Bytes: int64(2 * n * blockSize), CanSeek: true}
+	for i := range n {
+		h.Runs = append(h.Runs, fstest.Run{Off: int64(2 * i * blockSize), Data: bytes.Repeat([]byte{byte(i), 1}, blockSize/2)})
+	}
+	return h
+}
+
+func sparse(path string, h *fstest.Holes) tree.Node {
+	return tree.Node{Path: path, Type: tree.Regular, Mode: 0o644, Size: h.Bytes, Content: h}
+}
+
+// TestManyExtents: extent trees of one and of two levels.
 func TestManyExtents(t *testing.T) {
-	alternating := func(n int) *fstest.Holes {
-		h := &fstest.Holes{Bytes: int64(n) * 8192, CanSeek: true}
-		for i := range n {
-			h.Runs = append(h.Runs, fstest.Run{Off: int64(i) * 8192, Data: bytes.Repeat([]byte{byte(i), 1}, 2048)})
-		}
-		return h
-	}
-	sparse := func(path string, h *fstest.Holes) tree.Node {
-		return tree.Node{Path: path, Type: tree.Regular, Mode: 0o644, Size: h.Bytes, Content: h}
-	}
-	const limit = (1<<32 - 1) * 4096
-	tr := build(t, sparse("five", alternating(5)), sparse("leaf", alternating(340)), sparse("two leaves", alternating(341)),
-		sparse("root full", alternating(4*340)), sparse("two levels", alternating(4*340+1)))
+	tr := build(t, sparse("five", alternating(5, 4096)), sparse("leaf", alternating(340, 4096)), sparse("two leaves", alternating(341, 4096)),
+		sparse("root full", alternating(4*340, 4096)), sparse("two levels", alternating(4*340+1, 4096)))
 	img, s := image(t, tr, params())
 	fsck(t, img)
 	got := readBack(t, img, s)
@@ -192,11 +195,75 @@ func TestManyExtents(t *testing.T) {
 			t.Errorf("%s: content differs", n.Path)
 		}
 	}
-	huge := &fstest.Holes{Bytes: limit, CanSeek: true, Runs: []fstest.Run{{Off: 1 << 40, Data: []byte("middle")}, {Off: limit - 3, Data: []byte("end")}}}
-	img, _ = image(t, build(t, sparse("huge", huge)), params())
+}
+
+// TestDeepExtents: the smallest extent tree of three levels, which only small
+// blocks make so soon.
+func TestDeepExtents(t *testing.T) {
+	p := params()
+	p.BlockSize = 1024
+	tr := build(t, sparse("deep", alternating(4*84*84+1, 1024)))
+	img, _ := image(t, tr, p)
 	fsck(t, img)
-	if out := debugfs(t, img, []string{"stat huge"})[0]; !strings.Contains(out, fmt.Sprint("Size: ", int64(limit))) || !strings.Contains(out, "Blockcount: 16") {
-		t.Errorf("file at the limit: %s", out)
+	dump := filepath.Join(t.TempDir(), "dump")
+	out := debugfs(t, img, []string{"dump deep " + dump, "dump_extents -n deep"})
+	if !strings.Contains(out[1], " 0/ 3 ") {
+		t.Errorf("extents: %.300s", out[1])
+	}
+	if got := (&tree.Node{Content: fileContent(dump)}); digest(t, got) != digest(t, tr.Lookup("deep")) {
+		t.Error("debugfs reads another content")
+	}
+}
+
+// fileContent is the content of a file of the host.
+type fileContent string
+
+func (f fileContent) Open() (io.ReadCloser, error) { return os.Open(string(f)) }
+
+// TestLargestFile: a file of 2^32-1 blocks, with data in its last one.
+func TestLargestFile(t *testing.T) {
+	for _, size := range []int64{1024, 2048, 4096} {
+		limit := (1<<32 - 1) * size
+		huge := &fstest.Holes{Bytes: limit, CanSeek: true, Runs: []fstest.Run{{Off: 1 << 40, Data: []byte("middle")}, {Off: limit - 3, Data: []byte("end")}}}
+		p := params()
+		p.BlockSize = int(size)
+		img, _ := image(t, build(t, sparse("huge", huge)), p)
+		fsck(t, img)
+		out := debugfs(t, img, []string{"stat huge", fmt.Sprintf("bmap huge %d", uint32(1<<32-2))})
+		if !strings.Contains(out[0], fmt.Sprint("Size: ", limit)) || !strings.Contains(out[0], fmt.Sprintf("Blockcount: %d\n", 2*size/512)) {
+			t.Errorf("file at the limit: %s", out[0])
+		}
+		block, err := strconv.ParseInt(strings.TrimSpace(out[1]), 10, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		checkBytes(t, img, block*size+size-3, huge.Runs[1])
+	}
+}
+
+// TestTimes: each border of what 34 bits of seconds hold, as Linux reads them.
+// e2fsck takes some of them for damage.
+func TestTimes(t *testing.T) {
+	tr := tree.New()
+	for _, sec := range []int64{-1 << 31, -1, 1<<31 - 1, 1 << 31, 1<<32 + 1<<31 - 1, 10_737_418_240, 12_884_901_887, 12_884_901_888, 15_032_385_535} {
+		n := tree.Node{Path: fmt.Sprint("at ", sec), Type: tree.FIFO, MTime: tree.Time{Sec: sec, Nsec: 999_999_999}}
+		if err := tr.Add(n); err != nil {
+			t.Fatal(err)
+		}
+	}
+	img, s := image(t, tr, noClamp())
+	got := readBack(t, img, s)
+	got.Remove("lost+found")
+	if diff := firstDiff(text(t, tr), text(t, got)); diff != "" {
+		t.Errorf("tree that debugfs shows: %s", diff)
+	}
+	if os.Geteuid() != 0 {
+		t.Log("not root: no mount")
+		return
+	}
+	root, _ := mount(t, img, ",ro")
+	if diff := firstDiff(text(t, tr), text(t, describe(t, root))); diff != "" {
+		t.Errorf("tree that the kernel shows: %s", diff)
 	}
 }
 

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -104,6 +105,48 @@ func TestNoLargerThanMke2fs(t *testing.T) {
 			t.Logf("%d blocks, mke2fs %d", s.Blocks, high)
 			if s.Blocks > high {
 				t.Errorf("%d blocks, mke2fs needs %d", s.Blocks, high)
+			}
+		})
+	}
+}
+
+// TestNoLargerThanResize2fs: the minimal size is at most 1.02 times what
+// resize2fs -M shrinks a larger file system of the same files to, whoever made
+// that.
+func TestNoLargerThanResize2fs(t *testing.T) {
+	requireTool(t, "mke2fs", "e2fsprogs")
+	requireTool(t, "resize2fs", "e2fsprogs")
+	scratch := scratchDir(t)
+	for name, path := range smallTrees(t, scratch) {
+		t.Run(name, func(t *testing.T) {
+			tr, err := dir.Read(t.Context(), path, dir.Options{})
+			if err != nil {
+				t.Fatal(err)
+			}
+			p := params()
+			l, err := ext4.Plan(tr, p)
+			if err != nil {
+				t.Fatal(err)
+			}
+			least := l.Summary()
+			p.Slack = 300 << 20
+			ours, _ := image(t, tr, p)
+			theirs := filepath.Join(scratch, "mke2fs.img")
+			run(t, "mke2fs", "-q", "-F", "-t", "ext4", "-b", "4096", "-N", fmt.Sprint(least.Inodes), "-J", "size=16", "-d", path, theirs, "400M")
+			for _, img := range []string{ours, theirs} {
+				run(t, "resize2fs", "-M", img)
+				fsck(t, img)
+				shrunk, err := strconv.ParseInt(value(run(t, "dumpe2fs", "-h", img), "Block count:"), 10, 64)
+				if err != nil {
+					t.Fatal(err)
+				}
+				t.Logf("%d blocks, resize2fs -M %d", least.Blocks, shrunk)
+				if float64(least.Blocks) > 1.02*float64(shrunk) {
+					t.Errorf("%d blocks, resize2fs -M reaches %d", least.Blocks, shrunk)
+				}
+				if err := os.Remove(img); err != nil {
+					t.Fatal(err)
+				}
 			}
 		})
 	}

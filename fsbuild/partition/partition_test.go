@@ -226,15 +226,51 @@ func TestBadTables(t *testing.T) {
 	}
 }
 
-type failingWriter struct{ err error }
+// limited fails when a write goes beyond n bytes, as a full disk does.
+type limited struct {
+	n   int
+	err error
+}
 
-func (w failingWriter) WriteAt([]byte, int64) (int, error) { return 0, w.err }
+func (l *limited) WriteAt(b []byte, _ int64) (int, error) {
+	if l.n -= len(b); l.n < 0 {
+		return 0, l.err
+	}
+	return len(b), nil
+}
 
+// TestWriteError: whatever the region at which the writer fails, its error
+// comes back.
 func TestWriteError(t *testing.T) {
 	full := errors.New("disk full")
-	err := partition.Table{Label: partition.MBR, Sectors: 1}.Write(failingWriter{full})
-	if !errors.Is(err, full) {
-		t.Errorf("error = %v, want %v", err, full)
+	for _, table := range []partition.Table{
+		{Label: partition.MBR, Sectors: 1},
+		{Label: partition.GPT, Sectors: 1 << 20, DiskGUID: guid(1)},
+		{Label: partition.MBR, Sectors: 1 << 20, Partitions: []partition.Partition{
+			{Start: 2048, Sectors: 1 << 19, Type: partition.Extended},
+			{},
+			{},
+			{},
+			{Start: 4096, Sectors: 2048, Type: partition.Linux},
+			{Start: 8192, Sectors: 2048, Type: partition.Linux},
+		}},
+	} {
+		regions, err := table.Regions()
+		if err != nil {
+			t.Fatal(err)
+		}
+		need := 0
+		for _, r := range regions {
+			for _, room := range []int{need, need + len(r.Data) - 1} {
+				if err := table.Write(&limited{room, full}); !errors.Is(err, full) {
+					t.Errorf("%v with room for %d bytes: error = %v, want %v", table.Label, room, err, full)
+				}
+			}
+			need += len(r.Data)
+		}
+		if err := table.Write(&limited{need, full}); err != nil {
+			t.Errorf("%v with room for all: %v", table.Label, err)
+		}
 	}
 }
 

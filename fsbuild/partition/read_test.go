@@ -305,3 +305,34 @@ func ExampleRead() {
 	// Output:
 	// dos 1 2048 <nil>
 }
+
+// TestPartx: libblkid, by which Linux's tools and udev find partitions, sees the
+// numbers, places and identifiers of the table.
+func TestPartx(t *testing.T) {
+	hybrid := smallGPT(t)
+	hybrid.Hybrid = []int{3, 1}
+	hybrid.Partitions[0].Type, hybrid.Partitions[2].Type = 0x0b, 0x83
+	large := bootDisk(t, 100*mib)
+	large.SectorSize = 4096
+	for name, table := range map[string]partition.Table{
+		"GPT": bootDisk(t, 100*mib), "hybrid": hybrid, "4096": large, "MBR": logicalDisk(),
+	} {
+		t.Run(name, func(t *testing.T) {
+			path, sector := disk(t, table), max(table.SectorSize, 512)
+			args := []string{"--raw", "--noheadings", "--output", "NR,START,SECTORS,UUID", "--sector-size", fmt.Sprint(sector), path}
+			want := ""
+			for i, p := range table.Partitions {
+				id := p.GUID.String()
+				if table.Label == partition.MBR {
+					id = fmt.Sprintf("%08x-%02x", table.Signature, i+1)
+				}
+				if units := partition.LBA(sector / 512); p.Sectors > 0 {
+					want += fmt.Sprintf("%d %d %d %s\n", i+1, p.Start*units, p.Sectors*units, strings.ToLower(id))
+				}
+			}
+			if diff := cmp.Diff(want, run(t, "util-linux", "partx", args...)); diff != "" {
+				t.Errorf("partx (-want +got):\n%s", diff)
+			}
+		})
+	}
+}

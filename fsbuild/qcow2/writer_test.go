@@ -19,6 +19,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"cairn/fsbuild/internal/disktest"
 	"cairn/fsbuild/qcow2"
 )
 
@@ -317,6 +318,22 @@ func TestSameBytesForAnyPieces(t *testing.T) {
 	}
 	if got := digest(t, build(t, size, crumbs, qcow2.Options{})); got != want {
 		t.Error("digest depends on how the disk was cut into writes")
+	}
+}
+
+// TestGlanceAccepts: OpenStack's image service takes every kind of image, and
+// not one that refers to another file.
+func TestGlanceAccepts(t *testing.T) {
+	ws := []write{{1 << 20, bytes.Repeat([]byte("text "), 50000)}}
+	for name, o := range variants {
+		image := build(t, 8<<20, ws, o)
+		if got := disktest.Inspect(t, image); got != "qcow2 8388608 safe" {
+			t.Errorf("%s: it is %q", name, got)
+		}
+		run(t, "qemu-utils", "qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", "/etc/hostname", image)
+		if got := disktest.Inspect(t, image); got != "qcow2 8388608 unsafe" {
+			t.Errorf("%s, with a backing file: it is %q", name, got)
+		}
 	}
 }
 

@@ -258,7 +258,11 @@ func TestErrors(t *testing.T) {
 	}
 	p := squashfs.Params{BlockSize: 4096}
 	_, s := write(t, full(), p)
-	for room := 0; room < int(s.Size); room += 20_000 {
+	rooms := []int{int(s.Size) - 96, int(s.Size) - 1} // all but the superblock, which is the last, and all but a byte
+	for room := 0; room < int(s.Size); room += 7_000 {
+		rooms = append(rooms, room)
+	}
+	for _, room := range rooms {
 		if _, err := squashfs.Write(t.Context(), &failing{room}, full(), p); !errors.Is(err, errFull) {
 			t.Errorf("room for %d bytes: %v", room, err)
 		}

@@ -33,35 +33,35 @@ const bootSize = 512
 // putBoot fills the boot sector ("Boot Sector and BPB"). Offsets in bytes.
 func (l *Layout) putBoot(b []byte) {
 	g := &l.geo
-	copy(b[3:11], "MSWIN4.1") // BS_OEMName: what the specification recommends
-	le.PutUint16(b[11:], uint16(g.sector))
-	b[13] = byte(g.perCluster)
-	le.PutUint16(b[14:], uint16(g.reserved))
-	b[16] = fats
-	b[21] = g.media
-	le.PutUint16(b[24:], uint16(g.track))
-	le.PutUint16(b[26:], uint16(g.heads))
-	le.PutUint32(b[28:], l.params.HiddenSectors)
+	copy(b[3:11], "MSWIN4.1")                    // BS_OEMName: what the specification recommends
+	le.PutUint16(b[11:], uint16(g.sector))       // BPB_BytsPerSec
+	b[13] = byte(g.perCluster)                   // BPB_SecPerClus
+	le.PutUint16(b[14:], uint16(g.reserved))     // BPB_RsvdSecCnt
+	b[16] = fats                                 // BPB_NumFATs
+	b[21] = g.media                              // BPB_Media
+	le.PutUint16(b[24:], uint16(g.track))        // BPB_SecPerTrk
+	le.PutUint16(b[26:], uint16(g.heads))        // BPB_NumHeads
+	le.PutUint32(b[28:], l.params.HiddenSectors) // BPB_HiddSec
 	if g.total < 1<<16 && g.typ != FAT32 {
-		le.PutUint16(b[19:], uint16(g.total))
+		le.PutUint16(b[19:], uint16(g.total)) // BPB_TotSec16
 	} else {
-		le.PutUint32(b[32:], uint32(g.total))
+		le.PutUint32(b[32:], uint32(g.total)) // BPB_TotSec32
 	}
 	extended := 36 // where the fields are that follow a type's own
 	if g.typ == FAT32 {
-		le.PutUint32(b[36:], uint32(g.fat))
-		le.PutUint32(b[44:], l.dirs[0].start)
-		le.PutUint16(b[48:], infoSector)
-		le.PutUint16(b[50:], backupSector)
+		le.PutUint32(b[36:], uint32(g.fat))   // BPB_FATSz32
+		le.PutUint32(b[44:], l.dirs[0].start) // BPB_RootClus
+		le.PutUint16(b[48:], infoSector)      // BPB_FSInfo
+		le.PutUint16(b[50:], backupSector)    // BPB_BkBootSec
 		extended = 64
 	} else {
-		le.PutUint16(b[17:], uint16(g.rootEntries))
-		le.PutUint16(b[22:], uint16(g.fat))
+		le.PutUint16(b[17:], uint16(g.rootEntries)) // BPB_RootEntCnt
+		le.PutUint16(b[22:], uint16(g.fat))         // BPB_FATSz16
 	}
 	l.putExtended(b[extended:])
 	b[0], b[1], b[2] = 0xeb, byte(extended+26-2), 0x90 // BS_jmpBoot: jmp to the code, nop
 	copy(b[extended+26:], bootCode)
-	b[510], b[511] = 0x55, 0xaa
+	b[510], b[511] = 0x55, 0xaa // Signature_word
 }
 
 // bootCode hands over to the next boot device, since there is nothing to boot:
@@ -71,25 +71,25 @@ const bootCode = "\xcd\x18\xf4\xeb\xfd"
 // putExtended fills the fields from BS_DrvNum to BS_FilSysType, 26 bytes.
 func (l *Layout) putExtended(b []byte) {
 	if l.geo.media == 0xf8 {
-		b[0] = 0x80 // a fixed disk
+		b[0] = 0x80 // BS_DrvNum: a fixed disk
 	}
-	b[2] = 0x29 // the next three fields are there
-	le.PutUint32(b[3:], l.params.Serial)
+	b[2] = 0x29                          // BS_BootSig: the next three fields are there
+	le.PutUint32(b[3:], l.params.Serial) // BS_VolID
 	label := l.params.Label
 	if label == "" {
 		label = noLabel
 	}
-	copy(b[7:18], label+"           ")
-	copy(b[18:26], l.geo.typ.String()+"   ")
+	copy(b[7:18], label+"           ")       // BS_VolLab
+	copy(b[18:26], l.geo.typ.String()+"   ") // BS_FilSysType
 }
 
 // putInfo fills the FSInfo sector ("FAT32 FSInfo Sector Structure").
 func (l *Layout) putInfo(b []byte) {
-	le.PutUint32(b, 0x41615252)
-	le.PutUint32(b[484:], 0x61417272)
-	le.PutUint32(b[488:], uint32(l.geo.clusters)-l.used)
-	le.PutUint32(b[492:], firstCluster+l.used-1) // the last that was taken
-	le.PutUint32(b[508:], 0xaa550000)
+	le.PutUint32(b, 0x41615252)                          // FSI_LeadSig
+	le.PutUint32(b[484:], 0x61417272)                    // FSI_StrucSig
+	le.PutUint32(b[488:], uint32(l.geo.clusters)-l.used) // FSI_Free_Count
+	le.PutUint32(b[492:], firstCluster+l.used-1)         // FSI_Nxt_Free: the last that was taken, as mkfs.fat has it
+	le.PutUint32(b[508:], 0xaa550000)                    // FSI_TrailSig
 }
 
 // fatCursor yields the entries of the FAT in order.
@@ -179,27 +179,28 @@ func (l *Layout) putDirectory(b []byte, d *directory) {
 			attr, start = attrDirectory, e.dir.start
 		}
 		l.putSlot(b, e.short, attr, l.clamp(e.node), start, uint32(e.node.Size))
-		b[12] = e.caseBits
+		b[12] = e.caseBits // DIR_NTRes
 		b = b[slotSize:]
 	}
 }
 
 // putSlot fills the entry of a short name.
 func (l *Layout) putSlot(b []byte, name shortName, attr byte, modified dosTime, start, size uint32) {
-	copy(b, name[:])
-	b[11] = attr
-	b[13] = l.stamp.centis
-	le.PutUint16(b[14:], l.stamp.time)
-	le.PutUint16(b[16:], l.stamp.date)
-	le.PutUint16(b[18:], l.stamp.date)
-	le.PutUint16(b[20:], uint16(start>>16))
-	le.PutUint16(b[22:], modified.time)
-	le.PutUint16(b[24:], modified.date)
-	le.PutUint16(b[26:], uint16(start))
-	le.PutUint32(b[28:], size)
+	copy(b, name[:])                        // DIR_Name
+	b[11] = attr                            // DIR_Attr
+	b[13] = l.stamp.centis                  // DIR_CrtTimeTenth
+	le.PutUint16(b[14:], l.stamp.time)      // DIR_CrtTime
+	le.PutUint16(b[16:], l.stamp.date)      // DIR_CrtDate
+	le.PutUint16(b[18:], l.stamp.date)      // DIR_LstAccDate
+	le.PutUint16(b[20:], uint16(start>>16)) // DIR_FstClusHI
+	le.PutUint16(b[22:], modified.time)     // DIR_WrtTime
+	le.PutUint16(b[24:], modified.date)     // DIR_WrtDate
+	le.PutUint16(b[26:], uint16(start))     // DIR_FstClusLO
+	le.PutUint32(b[28:], size)              // DIR_FileSize
 }
 
-// unitOffsets says where the units of a long name are in a slot.
+// unitOffsets says where the units of a long name are in a slot: LDIR_Name1, 2
+// and 3.
 var unitOffsets = [unitsPerSlot]int{1, 3, 5, 7, 9, 14, 16, 18, 20, 22, 24, 28, 30}
 
 // putLong fills the slots of a long name, the end of the name first, and
@@ -207,11 +208,11 @@ var unitOffsets = [unitsPerSlot]int{1, 3, 5, 7, 9, 14, 16, 18, 20, 22, 24, 28, 3
 func putLong(b []byte, e *entry) []byte {
 	n, sum := e.slots()-1, e.short.checksum()
 	for i := n; i > 0; i-- {
-		b[0] = byte(i)
+		b[0] = byte(i) // LDIR_Ord
 		if i == n {
-			b[0] |= 0x40
+			b[0] |= 0x40 // LAST_LONG_ENTRY
 		}
-		b[11], b[13] = attrLongName, sum
+		b[11], b[13] = attrLongName, sum // LDIR_Attr, LDIR_Chksum
 		for k, off := range unitOffsets {
 			unit := uint16(0xffff) // behind the final NUL
 			if at := (i-1)*unitsPerSlot + k; at < len(e.long) {

@@ -197,6 +197,34 @@ func TestBadOptions(t *testing.T) {
 	}
 }
 
+// TestGlanceAccepts: OpenStack's image service takes a dynamic image.
+func TestGlanceAccepts(t *testing.T) {
+	if got := disktest.Inspect(t, build(t, 8<<20, disktest.Pattern(1, 8<<20, 1<<20), params)); got != "vhd 8388608 safe" {
+		t.Errorf("it is %q", got)
+	}
+}
+
+func TestFailingOutput(t *testing.T) {
+	size := int64(9 << 20)
+	ws := disktest.Pattern(8, size, 3<<20)
+	for name, o := range variants {
+		t.Run(name, func(t *testing.T) {
+			disktest.CheckFull(t, func(out io.WriterAt) error {
+				w, err := vhd.NewWriter(out, size, o)
+				if err != nil {
+					return err
+				}
+				for _, c := range ws {
+					if _, err := w.WriteAt(c.Data, c.Off); err != nil {
+						return err
+					}
+				}
+				return w.Close()
+			})
+		})
+	}
+}
+
 func TestBadWrites(t *testing.T) {
 	f, err := os.Create(filepath.Join(t.TempDir(), "image"))
 	disktest.Must(t, err)

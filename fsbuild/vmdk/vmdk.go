@@ -14,7 +14,9 @@
 //
 // A grain is 64 KiB of the disk, a table says where 512 grains are, and the
 // directory where the tables are. In a stream everything behind the descriptor
-// has a marker before it, so that it can be read from a pipe.
+// has a marker before it, so that it can be read from a pipe. OpenStack's Glance
+// is not content with a stream, since it does not look for the footer: there use
+// a sparse image.
 package vmdk
 
 import (

@@ -150,7 +150,7 @@ func TestCopyTreeErrors(t *testing.T) {
 	full := t.TempDir()
 	must(t, os.WriteFile(filepath.Join(full, "big"), nil, 0o644))
 	tests := map[string]struct {
-		ctx      context.Context
+		ctx      context.Context //nolint:containedctx // of one call
 		src, dst string
 		want     error
 	}{

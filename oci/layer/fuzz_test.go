@@ -76,7 +76,7 @@ func FuzzUnpack(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
-		root, err := os.MkdirTemp(filepath.Join(outside, "a"), "root")
+		root, err := os.MkdirTemp(filepath.Join(outside, "a"), "root") //nolint:usetesting // at this place
 		must(t, err)
 		defer os.RemoveAll(root)
 		must(t, os.Chtimes(filepath.Join(outside, "a"), time.Unix(1, 0), time.Unix(1, 0)))

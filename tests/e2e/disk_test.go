@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -83,11 +84,12 @@ func TestBlockDevice(t *testing.T) {
 	dir := scratch(t, who)
 	config := filepath.Join(dir, "disk.yaml")
 	write(t, config, diskConfig)
-	r := build(t, who, dir, "test-os", "seen-disk")
+	r := build(t, who, dir, "test-os", "seen-disk", "--image-extra-size", "40")
 	r.env = append(r.env, "DIB_BLOCK_DEVICE_CONFIG=file://"+config, "FS_TYPE=ext3")
 	r.ok()
 	disk := filepath.Join(dir, "x.raw")
 	root := checkDisk(t, disk)
+	checkFree(t, root, (40+32)<<20) // beside what the first boot needs
 	if got := debugfs(t, root, "cat /etc/fstab"); got != diskFstab {
 		t.Errorf("/etc/fstab is\n%swant\n%s", got, diskFstab)
 	}
@@ -104,7 +106,7 @@ func TestBlockDevice(t *testing.T) {
 		t.Error("the lock does not hold the configuration")
 	}
 	write(t, config, strings.Replace(diskConfig, "40MiB", "50MiB", 1))
-	again := build(t, who, dir, "test-os", "seen-disk", "--locked")
+	again := build(t, who, dir, "test-os", "seen-disk", "--locked", "--image-extra-size", "40")
 	again.env = r.env
 	again.refused(1, []string{"block-device", "hint:"})
 	nothingLeft(t, dir)
@@ -147,4 +149,18 @@ func TestDisk(t *testing.T) {
 	run("--size", "64M", "tree", "y").refused(1, []string{"partition"}, filepath.Join(dir, "y"))
 	run("--root-type", "btrfs", "tree", "y").refused(1, []string{"mkfs mkfs_root: type: btrfs"}, filepath.Join(dir, "y"))
 	nothingLeft(t, dir)
+}
+
+// checkFree checks that a file system that is otherwise of minimal size has so
+// many bytes free, and not a MiB more.
+func checkFree(t *testing.T, fs string, want int64) {
+	t.Helper()
+	var blocks, size int64
+	for line := range strings.Lines(tool(t, "dumpe2fs", "-h", fs)) {
+		_, _ = fmt.Sscanf(line, "Free blocks: %d", &blocks)
+		_, _ = fmt.Sscanf(line, "Block size: %d", &size)
+	}
+	if free := blocks * size; free < want || free > want+1<<20 {
+		t.Errorf("%d bytes are free, want %d", free, want)
+	}
 }

@@ -96,7 +96,7 @@ func lookup(t *testing.T, name string) account {
 // own means (cairn cache clean removes what belongs to other ids).
 func scratch(t *testing.T, who account) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/var/tmp", "cairn-e2e-")
+	dir, err := os.MkdirTemp("/var/tmp", "cairn-e2e-") //nolint:usetesting // on disk
 	if err != nil {
 		t.Fatal(err)
 	}

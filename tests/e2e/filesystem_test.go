@@ -23,6 +23,7 @@ func TestImageFileSystem(t *testing.T) {
 	checkFS(t, fs)
 	checkFeatures(t, fs)
 	checkE2image(t, dir, fs)
+	checkSize(t, dir, fs)
 
 	boot := filepath.Join(dir, "boot")
 	mounted(t, fs, func(root string) {
@@ -104,6 +105,37 @@ func checkFeatures(t *testing.T, fs string) {
 	group := regexp.MustCompile(`(?m)^Group \d+: `)
 	if got, want := len(group.FindAllString(tool(t, "dumpe2fs", fs), -1)), (blocks+perGroup-1)/perGroup; got != want {
 		t.Errorf("dumpe2fs lists %d groups, want %d", got, want)
+	}
+}
+
+// checkSize: the file system is as small as resize2fs makes it, but for 2 % and
+// what the first boot needs, and can be grown to 64 TiB: inode numbers have 32
+// bits.
+func checkSize(t *testing.T, dir, fs string) {
+	t.Helper()
+	facts := func(img string) (blocks, perGroup int64) {
+		t.Helper()
+		for line := range strings.Lines(tool(t, "dumpe2fs", "-h", img)) {
+			_, _ = fmt.Sscanf(line, "Block count: %d", &blocks)
+			_, _ = fmt.Sscanf(line, "Inodes per group: %d", &perGroup)
+		}
+		return blocks, perGroup
+	}
+	blocks, perGroup := facts(fs)
+	small := filepath.Join(dir, "small.raw")
+	tool(t, "cp", "--sparse=always", fs, small)
+	tool(t, "resize2fs", "-M", small)
+	checkFS(t, small)
+	least, _ := facts(small)
+	const blockSize, group = 4096, 128 << 20
+	if slack := min(blocks/50, 4096) + 32<<20/blockSize; blocks > least*102/100+slack {
+		t.Errorf("%d blocks, resize2fs -M reaches %d, and the first boot needs %d", blocks, least, slack)
+	}
+	if most := (1<<32 - 1) / perGroup * group; most < 64<<40 {
+		t.Errorf("%d inodes in a group let it grow to %d bytes only", perGroup, most)
+	}
+	if err := os.Remove(small); err != nil {
+		t.Fatal(err)
 	}
 }
 

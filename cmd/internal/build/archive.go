@@ -89,7 +89,7 @@ func (in *inputs) discover(ctx context.Context, c *bootstrap.Config) error {
 	}
 	if err != nil {
 		in.p.tell(Event{Kind: Message, Text: "using Debian's public mirrors: " + err.Error()})
-		return nil
+		return nil //nolint:nilerr // it has been told
 	}
 	d.Mirror = m.Main
 	if d.SecurityMirror == "" {

@@ -21,7 +21,8 @@ import (
 	"cairn/sandbox"
 )
 
-// A Debian tree is what a base or the tools root is made of.
+// A DebianQuestion asks for a tree of packages, which a base or the tools root is
+// made of.
 type DebianQuestion struct {
 	Purpose string   // "tools" or "base": where the lock names it
 	Suite   string   // "" for the request's
@@ -29,13 +30,16 @@ type DebianQuestion struct {
 	Fetch   bool     // have the packages in the store, too
 }
 
+// A DebianAnswer is what to unpack, or why there is nothing.
 type DebianAnswer struct {
 	Packages []bootstrap.Package
 	Failure  *Failure
 }
 
+// An ImageQuestion asks for the image of a registry.
 type ImageQuestion struct{ Reference string }
 
+// An ImageAnswer is what to unpack, or why there is nothing.
 type ImageAnswer struct {
 	Image   oci.Image
 	Failure *Failure

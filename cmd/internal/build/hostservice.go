@@ -7,7 +7,6 @@ import (
 	"os"
 	"sync"
 
-	"cairn/reproducibility/record"
 	"cairn/sandbox"
 )
 
@@ -18,10 +17,9 @@ type hostService struct {
 	worker *sandbox.Worker
 	done   chan Done
 
-	mu      sync.Mutex
-	network *record.Server
-	stop    context.CancelFunc
-	served  sync.WaitGroup
+	mu     sync.Mutex
+	stop   context.CancelFunc
+	served sync.WaitGroup
 }
 
 // Job tells the worker what to do.

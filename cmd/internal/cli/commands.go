@@ -55,7 +55,7 @@ func (p *program) elementsCommand() *cobra.Command {
 func (p *program) doctorCommand() *cobra.Command {
 	return &cobra.Command{
 		Use: "doctor", Short: "Say what this machine can do and what it lacks", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
+		RunE: func(*cobra.Command, []string) error {
 			report, err := build.Doctor(p.sandboxHost())
 			fmt.Fprint(p.stdout, report)
 			return err

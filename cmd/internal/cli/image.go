@@ -127,7 +127,7 @@ func (p *program) elementNames(f *flags, names []string) []string {
 
 // outputs settles the formats and the output's name: NAME.raw with the only
 // format raw means NAME.
-func (p *program) outputs(f *flags, r *build.Request) error {
+func (p *program) outputs(_ *flags, r *build.Request) error {
 	if len(r.Formats) == 0 {
 		r.Formats = []string{"qcow2"}
 	}

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"cairn/cmd/internal/mkfs"
+	"cairn/fsbuild"
 	"cairn/tests/require"
 )
 
@@ -195,7 +197,7 @@ func TestOutputFails(t *testing.T) {
 	}
 }
 
-// TestFullDisk: every type says which disk is full, and so does what is kept
+// TestFullDisk: every type and format says which disk is full, and so does what is kept
 // aside meanwhile.
 func TestFullDisk(t *testing.T) {
 	if !require.InNamespace(t) {
@@ -210,15 +212,24 @@ func TestFullDisk(t *testing.T) {
 	}
 	pack(t, filepath.Join(dir, "in"), tar.Header{Name: "f", Uname: string(noise)})
 	out := filepath.Join(full, "out")
-	for _, kind := range []string{"ext4", "vfat", "squashfs", "cpio", "tar"} {
-		code, stderr := command(t, dir, nil, io.Discard, "mkfs", "-t", kind, "in", out)
-		want := "cairn: error: write " + kind + ": " + out + ": no space left on device\ncairn: hint: free some space in " + full
-		if code != exitFailure || !strings.Contains(stderr, want) {
-			t.Errorf("%s: status %d: %s", kind, code, stderr)
+	must(t, os.WriteFile(filepath.Join(dir, "config"), []byte("- local_loop: {name: image0}\n- mkfs: {base: image0, name: root, type: ext4, mount: {mount_point: /}}\n"), 0o600))
+	fails := func(kind string, args ...string) {
+		t.Helper()
+		code, stderr := command(t, dir, nil, io.Discard, append(args, "-t", kind, "in", out)...)
+		want := "write " + kind + ": " + out + ": no space left on device\ncairn: hint: free some space in " + full
+		if code != exitFailure || !strings.HasPrefix(stderr, "cairn: error: ") || !strings.Contains(stderr, want) {
+			t.Errorf("%s: status %d: %s", args, code, stderr)
 		}
 		if left, err := os.ReadDir(full); len(left) != 0 || err != nil {
-			t.Errorf("%s left %v, %v", kind, left, err)
+			t.Errorf("%s left %v, %v", args, left, err)
 		}
+	}
+	for _, kind := range mkfs.Types() {
+		fails(kind, "mkfs")
+	}
+	for _, format := range fsbuild.Formats() {
+		fails(format, "convert", "-f", "raw")
+		fails(format, "disk", "-c", "config")
 	}
 	f, err := os.Open(filepath.Join(dir, "in"))
 	must(t, err)

@@ -6,6 +6,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
+
 	"cairn/cmd/internal/build"
 )
 
@@ -58,6 +60,25 @@ func TestLiveDisplay(t *testing.T) {
 	d.dumpTail()
 	if !strings.HasSuffix(out.String(), "Setting\tup \x1b[1mx\n") {
 		t.Errorf("the failed hook's line is not shown: %q", out.String())
+	}
+}
+
+// TestReport: a build says how large its root is and how far it can be grown.
+func TestReport(t *testing.T) {
+	var out bytes.Buffer
+	report(&out, &build.Summary{
+		MinimalSize: 910 << 20, GrowLimit: 168 << 40, LockPath: "x.lock.json",
+		Steps:   []build.StepTime{{Name: "root.d", Elapsed: 1500 * time.Millisecond}, {Name: "cleanup.d", Elapsed: time.Millisecond}},
+		Outputs: []build.Output{{Path: "x.raw", Size: 1 << 30, Allocated: 800 << 20, SHA256: "abc"}},
+	})
+	const want = `root file system 910.0 MiB, grows to 168.0 TiB
+time: root.d 1.5s
+lock: x.lock.json
+x.raw: 1.0 GiB, 800.0 MiB on disk
+sha256:abc  x.raw
+`
+	if diff := cmp.Diff(want, out.String()); diff != "" {
+		t.Errorf("report (-want +got):\n%s", diff)
 	}
 }
 

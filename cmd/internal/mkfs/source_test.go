@@ -225,8 +225,8 @@ func listing(t *testing.T, in io.Reader) string {
 			line += fmt.Sprintf(" %d:%d", h.Devmajor, h.Devminor)
 		}
 		for name := range h.PAXRecords {
-			if name, ok := strings.CutPrefix(name, "SCHILY.xattr."); ok {
-				line += " " + name
+			if attribute, ok := strings.CutPrefix(name, "SCHILY.xattr."); ok {
+				line += " " + attribute
 			}
 		}
 		lines = append(lines, line)

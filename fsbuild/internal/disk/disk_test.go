@@ -73,7 +73,10 @@ func TestData(t *testing.T) {
 			}
 		})
 	}
-	for range Data(4, func(off int64) (int64, bool, error) { return 1, off%2 == 0, nil }) {
+	for _, err := range Data(4, func(off int64) (int64, bool, error) { return 1, off%2 == 0, nil }) {
+		if err != nil {
+			t.Error(err)
+		}
 		break
 	}
 }

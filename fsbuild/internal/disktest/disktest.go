@@ -6,6 +6,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"iter"
@@ -39,6 +40,62 @@ func QEMU(t testing.TB, tool string, args ...string) string {
 		t.Fatalf("%s %v: %v\n%s", tool, args, err, out)
 	}
 	return string(out)
+}
+
+// glance is where tests/install-tools puts the inspector of OpenStack's image
+// service.
+const glance = "/var/lib/cairn-test/glance"
+
+const inspect = `
+import logging, sys, types
+sys.modules["oslo_log"] = types.SimpleNamespace(log=logging)
+sys.path.insert(0, sys.argv[1])
+import format_inspector
+i = format_inspector.detect_file_format(sys.argv[2])
+print(i, i.virtual_size, "safe" if i.safety_check() else "unsafe")
+`
+
+// Inspect is what OpenStack's image service says of an image before it takes it:
+// format, virtual size in bytes, and "safe" or "unsafe".
+func Inspect(t testing.TB, image string) string {
+	t.Helper()
+	if _, err := os.Stat(glance); err != nil {
+		t.Fatalf("%v: run tests/install-tools as root", err)
+	}
+	out, err := exec.Command("python3", "-B", "-c", inspect, glance, image).CombinedOutput()
+	if err != nil {
+		t.Fatalf("format_inspector: %v\n%s", err, out)
+	}
+	return strings.TrimSpace(string(out))
+}
+
+// ErrFull is the error of a Full.
+var ErrFull = errors.New("no space left on device")
+
+// Full fails when writes go beyond what is left, in bytes, as a full disk does.
+type Full struct{ Left int64 }
+
+// WriteAt drops b.
+func (f *Full) WriteAt(b []byte, _ int64) (int, error) {
+	if f.Left -= int64(len(b)); f.Left < 0 {
+		return 0, ErrFull
+	}
+	return len(b), nil
+}
+
+// CheckFull checks that write gives the error of its output back, wherever that
+// becomes full.
+func CheckFull(t *testing.T, write func(io.WriterAt) error) {
+	t.Helper()
+	total := &Full{Left: 1 << 50}
+	Must(t, write(total))
+	need := 1<<50 - total.Left
+	for i := range int64(41) {
+		room := min(need*i/40, need-1)
+		if err := write(&Full{Left: room}); !errors.Is(err, ErrFull) {
+			t.Errorf("room for %d of %d bytes: error = %v", room, need, err)
+		}
+	}
 }
 
 // Write is one WriteAt call.

@@ -67,7 +67,7 @@ func buildAs(t *testing.T, who require.User, dir string, env []string, args ...s
 // shared is a scratch folder of the user.
 func shared(t *testing.T, who require.User) string {
 	t.Helper()
-	dir, err := os.MkdirTemp("/var/tmp", "cairn-guest-")
+	dir, err := os.MkdirTemp("/var/tmp", "cairn-guest-") //nolint:usetesting // on disk
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -172,8 +172,8 @@ func (r *reporter) facts(t *testing.T) map[string]string {
 	t.Helper()
 	facts := make(map[string]string)
 	for line := range strings.Lines(r.wait(t, "report end")) {
-		if line, ok := strings.CutPrefix(line, "report "); ok {
-			name, value, _ := strings.Cut(line, ":")
+		if fact, ok := strings.CutPrefix(line, "report "); ok {
+			name, value, _ := strings.Cut(fact, ":")
 			facts[name] = strings.TrimSpace(value)
 		}
 	}
