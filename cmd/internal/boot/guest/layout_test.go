@@ -48,10 +48,10 @@ func (g *guest) checkLayout(t *testing.T) {
 		"swapon --noheadings --show=NAME":                                            "/dev/vda5",
 		"cat /etc/fstab": "LABEL=cloudimg-rootfs / ext4 defaults,noatime 0 1\nLABEL=boot /boot ext2 nodev,nosuid 0 2\n" +
 			"LABEL=var /var ext4 defaults 0 2\nLABEL=paging none swap sw 0 0",
-		"findmnt --verify 2>&1 | tail -n1":                 noErrors,
-		"findmnt -no OPTIONS /boot | grep -o nosuid,nodev": "nosuid,nodev",
-		"cat /sys/class/block/vda2/size":                   "4194304",
-		"systemctl is-active growroot":                     "active",
+		"findmnt --verify 2>&1 | tail -n1":                         noErrors,
+		"findmnt -no OPTIONS /boot | grep -o nosuid,nodev || true": "nosuid,nodev",
+		"cat /sys/class/block/vda2/size":                           "4194304",
+		"systemctl is-active growroot || true":                     "active",
 	} {
 		if got := g.run(t, command); got != want {
 			t.Errorf("%s says %q, want %q", command, got, want)
