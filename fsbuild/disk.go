@@ -31,9 +31,17 @@ type disk struct {
 
 // placed is a content at its place on the disk.
 type placed struct {
-	number  int // of the partition
+	number  int // of the partition; 0 for the whole disk
 	offset  int64
 	content Content
+}
+
+// fail says which content went wrong.
+func (p placed) fail(err error) error {
+	if p.number == 0 {
+		return err
+	}
+	return fmt.Errorf("partition %d: %w", p.number, err)
 }
 
 // fileSystem is what a disk needs of a file-system writer, which issues WriteAt
@@ -70,8 +78,6 @@ func (img Image) complete() (Image, error) {
 		img.SectorSize = 512
 	}
 	switch {
-	case img.Tree == nil:
-		return img, fmt.Errorf("no tree: %w", ErrImage)
 	case img.Table > GPT:
 		return img, fmt.Errorf("partition table %d: %w", img.Table, ErrImage)
 	case (img.Boot == nil) != (img.Core == nil):
@@ -90,9 +96,10 @@ func (img Image) complete() (Image, error) {
 
 func (img Image) completePartitions() (Image, error) {
 	switch {
-	case img.Table == NoTable && len(img.Partitions) > 0:
+	case img.Table == NoTable && (len(img.Partitions) > 1 || len(img.Partitions) > 0 && img.Tree != nil):
 		return img, fmt.Errorf("partitions need a partition table: %w", ErrImage)
-	case img.Table == NoTable:
+	case img.Table != NoTable && len(img.Partitions) == 0 && img.Tree == nil:
+		return img, fmt.Errorf("neither a tree nor partitions: %w", ErrImage)
 	case img.Table == MBR && len(img.Partitions) == 0:
 		img.Partitions = []Partition{{Root: true, Entry: partition.Partition{Type: partition.Linux, Active: true}}}
 	default:
@@ -108,7 +115,10 @@ func (img Image) completePartitions() (Image, error) {
 			roots++
 		}
 	}
-	if img.Table != NoTable && roots != 1 {
+	switch {
+	case img.Tree == nil && roots > 0:
+		return img, fmt.Errorf("a root partition without a tree: %w", ErrImage)
+	case img.Tree != nil && img.Table != NoTable && roots != 1:
 		return img, fmt.Errorf("%d root partitions, not one: %w", roots, ErrImage)
 	}
 	return img, nil
@@ -146,6 +156,10 @@ func (img Image) bare() (disk, *ext4.Layout, error) {
 	if img.DiskSize > 0 && img.DiskSize < fsBlock {
 		return disk{}, nil, fmt.Errorf("disk size %d leaves no room for a file system: %w", img.DiskSize, ErrImage)
 	}
+	if img.Tree == nil {
+		d, err := img.whole()
+		return d, nil, err
+	}
 	layout, err := ext4.Plan(img.Tree, img.fsParams(img.DiskSize))
 	if err != nil {
 		return disk{}, nil, err
@@ -158,6 +172,32 @@ func (img Image) bare() (disk, *ext4.Layout, error) {
 		return disk{}, nil, tooLarge(layout.Size(), d.size)
 	}
 	return d, layout, nil
+}
+
+// whole is a disk that is one content, or nothing.
+func (img Image) whole() (d disk, err error) {
+	d.size = img.DiskSize
+	var c Content
+	if len(img.Partitions) > 0 {
+		p := img.Partitions[0]
+		if c = p.Content; p.Fit != nil {
+			c, err = p.Fit(d.size / fsBlock * fsBlock)
+		}
+	}
+	switch {
+	case err != nil:
+		return d, err
+	case c == nil && d.size == 0:
+		return d, fmt.Errorf("a disk with neither a size nor a content: %w", ErrImage)
+	case c == nil:
+		return d, nil
+	case d.size == 0:
+		d.size = upMiB(c.Size())
+	case c.Size() > d.size:
+		return d, tooLarge(c.Size(), d.size)
+	}
+	d.contents = []placed{{content: c}}
+	return d, nil
 }
 
 func tooLarge(size, room int64) error {
@@ -221,7 +261,7 @@ func (a *arrangement) needs() ([]int64, error) {
 		}
 		room -= roundUp(sizes[i], a.align())
 	}
-	if root := a.rootIndex(); a.DiskSize > 0 && a.Partitions[root].Size == (partition.Size{}) {
+	if root := a.rootIndex(); root >= 0 && a.DiskSize > 0 && a.Partitions[root].Size == (partition.Size{}) {
 		unit := int64(fsBlock)
 		if a.Table == GPT {
 			unit = mib

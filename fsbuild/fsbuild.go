@@ -11,8 +11,8 @@
 //
 // # Layout of the disk
 //
-// Without a table the file system starts at offset 0. With one,
-// [partition.Table.Layout] places the partitions, the first one at 1 MiB. Of an
+// Without a table the file system, or another content, starts at offset 0. With
+// one, [partition.Table.Layout] places the partitions, the first one at 1 MiB. Of an
 // MBR without a description of partitions, the file system is the one
 // partition, active, of type 0x83. GRUB's core.img lies from sector 1 on, or in
 // a GPT's BIOS boot partition.
@@ -53,19 +53,20 @@ const (
 
 // Image is what goes onto the disk.
 type Image struct {
-	Tree          *tree.Tree
+	Tree          *tree.Tree  // of the root; nil for a disk without it
 	FS            ext4.Params // Size 0: as DiskSize and the root partition's Size say
 	Table         Table
 	DiskSignature uint32         // of the MBR; give each image its own
 	DiskGUID      partition.GUID // of the GPT; likewise
-	Partitions    []Partition    // numbered from 1, in the order of the disk; needed for a GPT
+	Partitions    []Partition    // numbered from 1, in the order of the disk; needed for a GPT. With neither table nor tree: the whole disk, or none
 	SectorSize    int            // 512 or 4096; 0 means 512, which a BIOS and GRUB for it need
 	Align         int64          // partitions start at multiples of it, in bytes; 0 means partition.DefaultAlign
 	Boot, Core    []byte         // GRUB's boot.img and core.img for BIOS; nil for none; only with a table
 	DiskSize      int64          // in bytes, a multiple of the sector size; 0 means minimal
 }
 
-// Partition is one of the partitions of an Image. Exactly one is the root.
+// Partition is one of the partitions of an Image. Exactly one is the root where
+// there is a Tree.
 type Partition struct {
 	Root    bool                // holds the Tree in an ext4
 	Entry   partition.Partition // what the table says of it; Build fills in Start, Sectors and EBR
@@ -118,7 +119,7 @@ type Result struct {
 	Allocated   int64        // what the host's file system says it takes, in bytes; not reproducible
 	VirtualSize int64        // of the disk, in bytes, which a vhd may have rounded up
 	SHA256      string       // of the whole file with its holes, in hexadecimal
-	FileSystem  ext4.Summary // the same in all results of a build
+	FileSystem  ext4.Summary // of the root, the same in all results of a build; zero without one
 }
 
 // ErrImage is wrapped by errors that say that an Image or Output contradicts
@@ -136,16 +137,22 @@ func Build(ctx context.Context, img Image, outs []Output, progress func(done, to
 	if err := checkOutputs(outs); err != nil {
 		return nil, fmt.Errorf("build image: %w", err)
 	}
-	d, fs, err := planDisk(img)
+	d, layout, err := planDisk(img)
 	if err != nil {
 		return nil, fmt.Errorf("build image: %w", err)
+	}
+	var fs fileSystem
+	if layout != nil {
+		fs = layout
 	}
 	results, err := d.write(ctx, fs, outs, progress)
 	if err != nil {
 		return nil, fmt.Errorf("build image: %w", err)
 	}
-	for i := range results {
-		results[i].FileSystem = fs.Summary()
+	if layout != nil {
+		for i := range results {
+			results[i].FileSystem = layout.Summary()
+		}
 	}
 	return results, nil
 }

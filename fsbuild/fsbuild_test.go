@@ -176,6 +176,46 @@ func TestSizeOfTheFileSystemAndOfTheDisk(t *testing.T) {
 	}
 }
 
+// zeros is a partition of so many zeros.
+func zeros(size int64) fsbuild.Partition {
+	return fsbuild.Partition{Content: fsbuild.Reader(bytes.NewReader(make([]byte, size)), size)}
+}
+
+// TestNoRoot writes disks without the root in all formats: one that is a
+// content, and one with nothing on it.
+func TestNoRoot(t *testing.T) {
+	const size = 3 << 20
+	text := bytes.Repeat([]byte("content "), 1000)
+	whole := fsbuild.Partition{Fit: func(room int64) (fsbuild.Content, error) {
+		if room != size {
+			t.Errorf("%d bytes for the content", room)
+		}
+		return fsbuild.Reader(bytes.NewReader(text), int64(len(text))), nil
+	}}
+	for want, img := range map[string]fsbuild.Image{
+		string(text): {DiskSize: size, Partitions: []fsbuild.Partition{whole}}, "": {DiskSize: size},
+	} {
+		for _, format := range fsbuild.Formats() {
+			f, err := os.CreateTemp(t.TempDir(), "")
+			must(t, err)
+			defer f.Close()
+			results, err := fsbuild.Build(t.Context(), img, []fsbuild.Output{{Format: format, File: f}}, nil)
+			must(t, err)
+			st, err := f.Stat()
+			must(t, err)
+			d, _, err := fsbuild.OpenDisk(f, st.Size(), format)
+			must(t, err)
+			b := make([]byte, size)
+			if n, err := d.ReadAt(b, 0); n < size {
+				t.Fatal(format, err)
+			}
+			if got := string(bytes.TrimRight(b, "\x00")); got != want || results[0].VirtualSize != size || results[0].FileSystem.Size != 0 {
+				t.Errorf("%s: %d bytes of content, disk of %d", format, len(got), results[0].VirtualSize)
+			}
+		}
+	}
+}
+
 func TestBuildRefuses(t *testing.T) {
 	bad := params()
 	bad.Label = "this label is too long"
@@ -185,7 +225,12 @@ func TestBuildRefuses(t *testing.T) {
 		img  fsbuild.Image
 		want string
 	}{
-		"no tree":           {fsbuild.Image{FS: params()}, "no tree"},
+		"no tree":           {fsbuild.Image{FS: params()}, "neither a size nor a content"},
+		"no root":           {fsbuild.Image{Table: fsbuild.MBR}, "neither a tree nor partitions"},
+		"root without tree": {fsbuild.Image{Table: fsbuild.GPT, Partitions: []fsbuild.Partition{{Root: true}}}, "without a tree"},
+		"two without table": {fsbuild.Image{DiskSize: 1 << 20, Partitions: []fsbuild.Partition{zeros(1), zeros(1)}}, "need a partition table"},
+		"tree and another":  {fsbuild.Image{Tree: tree.New(), Partitions: []fsbuild.Partition{zeros(1)}}, "need a partition table"},
+		"whole too large":   {fsbuild.Image{DiskSize: 1 << 20, Partitions: []fsbuild.Partition{zeros(2 << 20)}}, "does not fit"},
 		"unknown table":     {fsbuild.Image{Tree: tree.New(), FS: params(), Table: 9}, "partition table 9"},
 		"boot.img alone":    {fsbuild.Image{Tree: tree.New(), FS: params(), Table: fsbuild.MBR, Boot: []byte("x")}, "only one of"},
 		"boot, no table":    {fsbuild.Image{Tree: tree.New(), FS: params(), Boot: []byte("x"), Core: []byte("y")}, "needs a partition table"},

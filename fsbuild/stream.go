@@ -117,12 +117,16 @@ type step struct {
 	write  func(ctx context.Context, w io.WriterAt) error
 }
 
-// steps returns all that is to be written, ascending.
+// steps returns all that is to be written, ascending. A disk without the root
+// has no fs.
 func (d disk) steps(fs fileSystem) []step {
-	steps := []step{{d.fsOffset, func(ctx context.Context, w io.WriterAt) error {
-		_, err := fs.Write(ctx, shifted{w, d.fsOffset})
-		return err
-	}}}
+	var steps []step
+	if fs != nil {
+		steps = append(steps, step{d.fsOffset, func(ctx context.Context, w io.WriterAt) error {
+			_, err := fs.Write(ctx, shifted{w, d.fsOffset})
+			return err
+		}})
+	}
 	for _, r := range d.regions {
 		steps = append(steps, step{r.Offset, func(_ context.Context, w io.WriterAt) error {
 			_, err := w.WriteAt(r.Data, r.Offset)
@@ -132,7 +136,7 @@ func (d disk) steps(fs fileSystem) []step {
 	for _, p := range d.contents {
 		steps = append(steps, step{p.offset, func(ctx context.Context, w io.WriterAt) error {
 			if err := p.content.WriteTo(ctx, window{w, p.offset, p.content.Size()}); err != nil {
-				return fmt.Errorf("partition %d: %w", p.number, err)
+				return p.fail(err)
 			}
 			return nil
 		}})

@@ -39,11 +39,15 @@ func (s Seed) String() string { return hex.EncodeToString(s[:]) }
 type Name string
 
 // Names of the things that every disk image has. Others are made with
-// [Partition] and [FileSystem].
+// [OtherDisk], [Partition] and [FileSystem].
 const (
 	Disk Name = "disk"
 	Root Name = "file system root"
 )
+
+// OtherDisk returns the name of the disk that the disk plan calls label, beside
+// the image.
+func OtherDisk(label string) Name { return Name("disk " + label) }
 
 // Partition returns the name of the partition that the disk plan calls label.
 func Partition(label string) Name { return Name("partition " + label) }

@@ -150,7 +150,7 @@ func TestParse(t *testing.T) {
 					{Name: "m", FileSystem: "mkfs_var log", Point: "/var/log"},
 					{Name: "mount_mkfs_swap", FileSystem: "mkfs_swap", Point: "none", Fstab: &blockdevice.Fstab{Options: "x", Passno: 7}},
 				},
-				Ignored: []string{"mkfs mkfs_var log: nonsense", "mount m: unknown"},
+				Ignored: []string{"local_loop image0: directory", "mkfs mkfs_var log: nonsense", "mount m: unknown"},
 			},
 			"LABEL=img-rootfs / xfs rw,relatime 1 1\nLABEL=mkfs_swap none swap sw 0 0\n",
 		},
@@ -165,6 +165,29 @@ func TestParse(t *testing.T) {
 				t.Errorf("fstab (-want +got):\n%s", diff)
 			}
 		})
+	}
+}
+
+// TestSeveralDisks: the image comes first, wherever it stands, and file systems know their places.
+func TestSeveralDisks(t *testing.T) {
+	plan, err := blockdevice.Parse([]byte(`
+- local_loop: {name: data, partitioning: {label: gpt, partitions: [{name: one, size: 1MiB}, {name: two, size: 1MiB}]}}
+- local_loop: {name: image0}
+- local_loop: {name: last}
+- mkfs: {base: image0, name: mkfs_root, mount: {mount_point: /}}
+`), blockdevice.Params{})
+	must(t, err)
+	var names []string
+	for _, d := range plan.Disks {
+		names = append(names, d.Name)
+	}
+	if diff := cmp.Diff([]string{"image0", "data", "last"}, names); diff != "" {
+		t.Errorf("disks (-want +got):\n%s", diff)
+	}
+	for base, want := range map[string][2]int{"image0": {0, -1}, "one": {1, 0}, "two": {1, 1}, "last": {2, -1}} {
+		if disk, part := plan.Place(base); disk != want[0] || part != want[1] {
+			t.Errorf("%s is on disk %d, partition %d, want %v", base, disk, part, want)
+		}
 	}
 }
 
@@ -250,6 +273,8 @@ func TestBadConfigurations(t *testing.T) {
 		"align":            {replace("4MiB", "4%"), `line 7: partitioning table: align: size "4%" is relative`, false},
 		"size":             {replace("54%", "54 apples"), `line 10: partition root: size: size "54 apples": unit "apples" is not known`, false},
 		"no size":          {replace(", size: 54%", ""), "partition root: size: is missing", false},
+		"disk's name":      {"- local_loop: {name: ../x}", `local_loop ../x: name: "../x" is not of letters`, false},
+		"no image":         {"- local_loop: {name: a}\n- local_loop: {name: b}", "local_loop: name: none of 2 disks is called image0", false},
 		"loop size":        {replace("2 GiB", "big"), "line 2: local_loop image0: size: ", false},
 		"block size":       {replace("block_size: 512", "block_size: 520"), "local_loop image0: block_size: 520 is neither", true},
 		"type":             {replace("0x41", "EF02"), `partition boot: type: partition type "EF02" is no hexadecimal number`, false},

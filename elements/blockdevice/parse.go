@@ -148,8 +148,10 @@ func bytes(n *int64) func(string) error {
 func (p *parser) disks(nodes []*node) error {
 	return each(nodes, "local_loop", func(n *node) error {
 		d := Disk{Name: n.name, BlockSize: 512}
-		err := p.read(n, known{"size": bytes(&d.Size), "block_size": number(&d.BlockSize), "directory": func(string) error { return nil }})
-		if err != nil {
+		if !isName(n.name) {
+			return n.fail("name", fmt.Errorf("%q is not of letters and digits, with . _ - between them", n.name))
+		}
+		if err := p.read(n, known{"size": bytes(&d.Size), "block_size": number(&d.BlockSize)}); err != nil {
 			return err
 		}
 		d.BlockSize = cmp.Or(p.params.BlockSize, d.BlockSize)
@@ -341,6 +343,14 @@ func isText(s string) bool {
 // isWord reports whether s is such a text without blanks.
 func isWord(s string) bool { return isText(s) && !strings.Contains(s, " ") }
 
+// isName reports whether s can name a disk: it becomes a part of a file's name and a word of hooks' shells.
+func isName(s string) bool {
+	other := func(r rune) bool {
+		return (r < '0' || r > '9') && (r < 'A' || r > 'Z') && (r < 'a' || r > 'z') && r != '.' && r != '_' && r != '-'
+	}
+	return s != "" && !strings.ContainsFunc(s, other) && strings.Trim(s, "._-") == s
+}
+
 // mounts reads mount.
 func (p *parser) mounts(nodes []*node) error {
 	points := map[string]bool{}
@@ -394,8 +404,19 @@ func (p *parser) fstabs(nodes []*node) error {
 	})
 }
 
+// image is the name of the disk that is the image when there are several.
+const image = "image0"
+
 // finish checks the whole.
 func (p *parser) finish() error {
+	disks := p.plan.Disks
+	i := slices.IndexFunc(disks, func(d Disk) bool { return d.Name == image })
+	switch {
+	case i > 0:
+		p.plan.Disks = slices.Concat(disks[i:i+1], disks[:i], disks[i+1:])
+	case i < 0 && len(disks) > 1:
+		return &ConfigError{Node: "local_loop", Key: "name", Err: fmt.Errorf("none of %d disks is called %s, which is the image", len(disks), image)}
+	}
 	if _, ok := p.plan.At("/"); !ok {
 		return &ConfigError{Node: "mount", Key: "mount_point", Err: errors.New("no file system is mounted at /")}
 	}

@@ -2,6 +2,7 @@ package blockdevice
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"cairn/fsbuild/partition"
@@ -29,7 +30,7 @@ type Params struct {
 
 // A Plan is a whole configuration. Lists are in the order of the configuration, but mounts are in the order of mounting.
 type Plan struct {
-	Disks       []Disk
+	Disks       []Disk // the image first: the only one, or image0
 	FileSystems []FileSystem
 	Mounts      []Mount  // sorted by their points; "/" is always there
 	Ignored     []string // keys that mean nothing, each as "NODE: KEY"
@@ -102,6 +103,18 @@ func (p *Plan) At(point string) (FileSystem, bool) {
 		}
 	}
 	return FileSystem{}, false
+}
+
+// Place returns the disk on which the base of a file system is, and the partition, as indexes of p.Disks and of the disk's
+// Partitions; partition is -1 for the whole disk.
+func (p *Plan) Place(base string) (disk, partition int) {
+	for i, d := range p.Disks {
+		partition = slices.IndexFunc(d.Partitions, func(part Partition) bool { return part.Name == base })
+		if partition >= 0 || d.Name == base {
+			return i, partition
+		}
+	}
+	return 0, -1
 }
 
 // Fstab is the text of /etc/fstab. A device is named by its label, which every file system has.

@@ -77,7 +77,7 @@ func facts(l *Lock) map[string]string {
 		f["fetched "+x.URL] = fmt.Sprint(x.Status, " ", digits(x.Digest))
 	}
 	for _, o := range l.Outputs {
-		f["output "+o.Format] = digits(o.Digest)
+		f["output "+o.name()] = digits(o.Digest)
 	}
 	return f
 }

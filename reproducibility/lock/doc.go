@@ -47,8 +47,9 @@
 //	  digest     of the body
 //	  size       of the body, bytes
 //	  headers    optional object of strings: response headers that were kept
-//	outputs    optional, sorted by format: what came of it
+//	outputs    optional, sorted by disk and format: what came of it
 //	  format
+//	  disk       optional: name of the disk, unless it is the image
 //	  size       bytes
 //	  digest
 //

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 
 	"cairn/reproducibility/store"
 )
@@ -106,9 +107,10 @@ type Fetched struct {
 	Headers map[string]string `json:"headers,omitempty"`
 }
 
-// An Output is a finished image.
+// An Output is a finished disk.
 type Output struct {
 	Format string       `json:"format"`
+	Disk   string       `json:"disk,omitempty"` // name, unless it is the image
 	Size   int64        `json:"size"`
 	Digest store.Digest `json:"digest"`
 }
@@ -127,7 +129,12 @@ func compareElements(a, b Element) int { return cmp.Compare(a.Name, b.Name) }
 
 func compareFetched(a, b Fetched) int { return cmp.Compare(a.URL, b.URL) }
 
-func compareOutputs(a, b Output) int { return cmp.Compare(a.Format, b.Format) }
+func compareOutputs(a, b Output) int {
+	return cmp.Or(cmp.Compare(a.Disk, b.Disk), cmp.Compare(a.Format, b.Format))
+}
+
+// name tells an output from the others.
+func (o Output) name() string { return strings.TrimPrefix(o.Disk+" "+o.Format, " ") }
 
 // sorted returns a copy of list in order, [] for nil.
 func sorted[T any](list []T, compare func(a, b T) int) []T {

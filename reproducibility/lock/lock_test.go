@@ -261,9 +261,18 @@ func TestVerifyOutputs(t *testing.T) {
 	}
 	err := l.VerifyOutputs([]Output{{Format: "raw", Digest: sha("other")}})
 	var output *OutputError
-	if !errors.As(err, &output) || output.Format != "raw" || output.Got != sha("other") ||
+	if !errors.As(err, &output) || output.Name != "raw" || output.Got != sha("other") ||
 		!strings.Contains(err.Error(), "output qcow2 of the lock was not built") {
 		t.Error(err)
+	}
+	other := Output{Format: "raw", Disk: "data", Digest: sha("data")}
+	l.Outputs = append(l.Outputs, other)
+	if err := l.VerifyOutputs(l.Outputs); err != nil {
+		t.Error(err)
+	}
+	other.Digest = sha("other")
+	if err := l.VerifyOutputs(append(l.Outputs[:2:2], other)); err == nil || !strings.HasPrefix(err.Error(), "output data raw has digest") {
+		t.Errorf("another disk: %v", err)
 	}
 }
 

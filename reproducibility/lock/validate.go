@@ -133,6 +133,9 @@ func (l *Lock) validate() error {
 	inOrder(c, "fetched", l.Fetched, compareFetched)
 	each("outputs", l.Outputs, func(field string, o Output) {
 		c.name(field+".format", o.Format)
+		if o.Disk != "" {
+			c.name(field+".disk", o.Disk)
+		}
 		c.file(field, o.Digest, o.Size)
 	})
 	inOrder(c, "outputs", l.Outputs, compareOutputs)
@@ -260,15 +263,15 @@ func (l *Lock) Verify(request Request, elements []Element) error {
 
 // An OutputError tells that a build did not give what its lock says.
 type OutputError struct {
-	Format    string
+	Name      string       // format, behind the disk's name unless it is the image
 	Want, Got store.Digest // Got is "" if there is no such output
 }
 
 func (e *OutputError) Error() string {
 	if e.Got == "" {
-		return fmt.Sprintf("output %s of the lock was not built", e.Format)
+		return fmt.Sprintf("output %s of the lock was not built", e.Name)
 	}
-	return fmt.Sprintf("output %s has digest %s, the lock says %s", e.Format, e.Got, e.Want)
+	return fmt.Sprintf("output %s has digest %s, the lock says %s", e.Name, e.Got, e.Want)
 }
 
 // VerifyOutputs compares what was built with the outputs that were locked. It
@@ -277,9 +280,9 @@ func (e *OutputError) Error() string {
 func (l *Lock) VerifyOutputs(built []Output) error {
 	var errs []error
 	for _, want := range l.Outputs {
-		e := &OutputError{Format: want.Format, Want: want.Digest}
+		e := &OutputError{Name: want.name(), Want: want.Digest}
 		for _, o := range built {
-			if o.Format == want.Format {
+			if compareOutputs(o, want) == 0 {
 				e.Got = o.Digest
 			}
 		}

@@ -6,20 +6,22 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 )
 
-// DiskFile is where the builder puts the description of the image's disk in target phases.
+// DiskFile is where the builder puts the description of the image's disks in target phases.
 const DiskFile = "/dev/.cairn/disk.json"
 
-// A Disk is what the final disk will be, of which nothing exists while hooks run.
+// A Disk is what the final disk, or disks, will be, of which nothing exists while hooks run.
 type Disk struct {
-	PartMap     string       `json:"partmap"`     // "msdos", "gpt" or ""
 	FileSystems []FileSystem `json:"filesystems"` // that are mounted in the image
 }
 
-// A FileSystem is one of its file systems.
+// A FileSystem is one of the file systems.
 type FileSystem struct {
+	Disk      int    `json:"disk"`      // number of its disk, from 0 on
+	PartMap   string `json:"partmap"`   // of the disk: "msdos", "gpt" or ""
 	Point     string `json:"point"`     // where it is mounted
 	Label     string `json:"label"`     // "" for none
 	UUID      string `json:"uuid"`      // as blkid prints it
@@ -66,7 +68,7 @@ func grubProbe(p Process) int {
 	if device {
 		fs = d.on(place)
 	}
-	text, err := d.answer(target, fs)
+	text, err := fs.answer(target)
 	if err != nil {
 		_, _ = fmt.Fprintf(p.Stderr, "grub-probe: error: %v\n", err)
 		return 1
@@ -124,8 +126,8 @@ func (d Disk) on(device string) FileSystem {
 // device is the name by which udev will know the file system.
 func (f FileSystem) device() string { return "/dev/disk/by-uuid/" + f.UUID }
 
-// answer returns the line that grub-probe prints for a target and a file system.
-func (d Disk) answer(target string, f FileSystem) (string, error) {
+// answer returns the line that grub-probe prints for a target.
+func (f FileSystem) answer(target string) (string, error) {
 	switch target {
 	case "fs", "":
 		return f.module(), nil
@@ -136,19 +138,19 @@ func (d Disk) answer(target string, f FileSystem) (string, error) {
 	case "partuuid":
 		return f.PartUUID, nil
 	case "partmap":
-		return d.PartMap, nil
+		return f.PartMap, nil
 	case "device", "disk":
 		return f.device(), missing(f.UUID, "file system UUID")
 	case "drive":
-		return "(" + d.drive("hd0", f) + ")", nil
+		return "(" + f.drive("hd") + ")", nil
 	case "compatibility_hint", "bios_hints", "efi_hints":
-		return d.drive("hd0", f), nil
+		return f.drive("hd"), nil
 	case "baremetal_hints":
-		return d.drive("ahci0", f), nil
+		return f.drive("ahci"), nil
 	case "hints_string":
-		return fmt.Sprintf("--hint-bios=%s --hint-efi=%s --hint-baremetal=%s ", d.drive("hd0", f), d.drive("hd0", f), d.drive("ahci0", f)), nil
+		return fmt.Sprintf("--hint-bios=%s --hint-efi=%s --hint-baremetal=%s ", f.drive("hd"), f.drive("hd"), f.drive("ahci")), nil
 	case "msdos_parttype":
-		if d.PartMap == "msdos" {
+		if f.PartMap == "msdos" {
 			return "83", nil
 		}
 		return "", nil
@@ -159,12 +161,13 @@ func (d Disk) answer(target string, f FileSystem) (string, error) {
 	return "", fmt.Errorf("unknown target: %s", target)
 }
 
-// drive is GRUB's name of a partition on a disk.
-func (d Disk) drive(disk string, f FileSystem) string {
-	if d.PartMap == "" {
+// drive is GRUB's name of the file system's place on disks of a kind.
+func (f FileSystem) drive(kind string) string {
+	disk := kind + strconv.Itoa(f.Disk)
+	if f.PartMap == "" {
 		return disk
 	}
-	return fmt.Sprintf("%s,%s%d", disk, d.PartMap, max(f.Partition, 1))
+	return fmt.Sprintf("%s,%s%d", disk, f.PartMap, max(f.Partition, 1))
 }
 
 // module is GRUB's name of the file system.

@@ -19,9 +19,9 @@ func start(t *testing.T, env []string, args ...string) (status int, stdout, stde
 	var out, errs bytes.Buffer
 	p := Process{Args: args, Env: append([]string{"PATH=" + os.Getenv("PATH"), "HOME=/home/caller"}, env...), Stdin: strings.NewReader("input"), Stdout: &out, Stderr: &errs}
 	p.Disk = filepath.Join(t.TempDir(), "disk.json")
-	if err := os.WriteFile(p.Disk, []byte(`{"partmap":"msdos","filesystems":[
-		{"point":"/","label":"cloudimg-rootfs","uuid":"01234567-89ab-cdef-0123-456789abcdef","partuuid":"11223344-01","type":"ext4","partition":1},
-		{"point":"/proc/sys","label":"OTHER","uuid":"1234-ABCD","partuuid":"11223344-03","type":"vfat","partition":3}]}`), 0o600); err != nil {
+	if err := os.WriteFile(p.Disk, []byte(`{"filesystems":[
+		{"partmap":"msdos","point":"/","label":"cloudimg-rootfs","uuid":"01234567-89ab-cdef-0123-456789abcdef","partuuid":"11223344-01","type":"ext4","partition":1},
+		{"disk":1,"partmap":"gpt","point":"/proc/sys","label":"OTHER","uuid":"1234-ABCD","partuuid":"11223344-03","type":"vfat","partition":3}]}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	local := map[string]Verb{"local": func(args, _ []string, stdout, _ io.Writer) int {
@@ -106,7 +106,7 @@ func TestGrubProbe(t *testing.T) {
 		"--target=partuuid --device x": "11223344-01\n", "--device x --target=partmap": "msdos\n", "--target=abstraction /": "", "--target=compatibility_hint /": "hd0,msdos1\n",
 		"--target=hints_string /": "--hint-bios=hd0,msdos1 --hint-efi=hd0,msdos1 --hint-baremetal=ahci0,msdos1 \n", "--target=cryptodisk_uuid /": "", "-V": "grub-probe (cairn) 2\n",
 		"--target drive /": "(hd0,msdos1)\n", "--target=fs_uuid /proc/sys/kernel": "1234-ABCD\n", "-t fs /proc/sys": "fat\n", "-t drive /proc/sysfs": "(hd0,msdos1)\n",
-		"-t bios_hints /proc/sys": "hd0,msdos3\n", "--device /dev/disk/by-uuid/1234-ABCD -t fs_label": "OTHER\n", "-t fs_label --device=/dev/disk/by-uuid/1234-ABCD": "OTHER\n",
+		"-t bios_hints /proc/sys": "hd1,gpt3\n", "-t baremetal_hints /proc/sys": "ahci1,gpt3\n", "-t partmap /proc/sys": "gpt\n", "--device /dev/disk/by-uuid/1234-ABCD -t fs_label": "OTHER\n", "-t fs_label --device=/dev/disk/by-uuid/1234-ABCD": "OTHER\n",
 	} {
 		if status, out, errs := start(t, nil, append([]string{"grub-probe"}, strings.Fields(command)...)...); status != 0 || out != want {
 			t.Errorf("%s: %d %q %q", command, status, out, errs)

@@ -64,9 +64,10 @@ func arm64Disk(t *testing.T, secureBoot string, loaders ...string) string {
 	if out := judge("sgdisk", "gdisk", "--verify", disk); !strings.Contains(out, "No problems found") {
 		t.Errorf("sgdisk: %s", out)
 	}
-	esp := part(t, disk, 1)
+	files, _ := parts(t, disk)
+	esp := files[0]
 	judge("fsck.vfat", "dosfstools", "-n", esp)
-	judge("e2fsck", "e2fsprogs", "-fn", part(t, disk, 3))
+	judge("e2fsck", "e2fsprogs", "-fn", files[2])
 	var found []string
 	for name := range strings.FieldsSeq(judge("mdir", "mtools", "-b", "-i", esp, "::EFI/BOOT")) {
 		found = append(found, filepath.Base(name))

@@ -53,15 +53,16 @@ const DefaultMAC = "52:54:00:ca:19:01"
 
 // Config describes a virtual machine.
 type Config struct {
-	Image     string   // path of a raw or qcow2 disk image; only read
-	DiskBytes int64    // size of the guest's disk; 0 is the image's own, smaller is an error
-	MemoryMiB int      // 0 is 1024
-	CPUs      int      // 1..255; 0 is 1, which costs an emulated guest the least
-	Accel     Accel    // the zero value is emulation
-	Firmware  Firmware // the zero value is a BIOS
-	MAC       string   // "" is DefaultMAC
-	SMBIOS    []string // values of QEMU's -smbios, e.g. "type=1,product=OpenStack Nova"
-	Seeds     []string // paths of raw disks that the guest gets read-only after its own
+	Image      string   // path of a raw or qcow2 disk image; only read
+	DiskBytes  int64    // size of the guest's disk; 0 is the image's own, smaller is an error
+	SectorSize int      // of the guest's disk, in bytes: 512 or 4096; 0 is 512
+	MemoryMiB  int      // 0 is 1024
+	CPUs       int      // 1..255; 0 is 1, which costs an emulated guest the least
+	Accel      Accel    // the zero value is emulation
+	Firmware   Firmware // the zero value is a BIOS
+	MAC        string   // "" is DefaultMAC
+	SMBIOS     []string // values of QEMU's -smbios, e.g. "type=1,product=OpenStack Nova"
+	Seeds      []string // paths of raw disks that the guest gets read-only after its own
 
 	Metadata http.Handler // served on MetadataAddress port 80; nil is no service
 	Isolated bool         // the guest reaches the metadata service and nothing else
@@ -100,6 +101,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.CPUs == 0 {
 		c.CPUs = 1
+	}
+	if c.SectorSize == 0 {
+		c.SectorSize = 512
 	}
 	if c.MAC == "" {
 		c.MAC = DefaultMAC
@@ -227,7 +231,8 @@ func arguments(c Config, accel string) ([]string, error) {
 		"-chardev", "file,id=console,path=" + serialName, "-serial", "chardev:console",
 		"-qmp", "unix:" + monitorSocket + ",server=on,wait=off",
 		"-object", "rng-random,id=rng,filename=/dev/urandom", "-device", "virtio-rng-pci,rng=rng",
-		"-drive", "file=" + overlayName + ",if=virtio,format=qcow2,cache=unsafe,discard=unmap",
+		"-drive", "file=" + overlayName + ",if=none,id=disk,format=qcow2,cache=unsafe,discard=unmap",
+		"-device", fmt.Sprintf("virtio-blk-pci,drive=disk,logical_block_size=%d,physical_block_size=%[1]d", c.SectorSize),
 		"-netdev", network, "-device", "virtio-net-pci,netdev=net,romfile=,mac=" + c.MAC,
 	}
 	args = append(args, c.Firmware.arguments()...)

@@ -105,9 +105,13 @@ func (w *worker) shareDirs(home string) ([]sandbox.Mount, error) {
 // whiteouts in upper: it is the caller's, hooks could not write over it, and
 // what they make takes its place at the end.
 func (w *worker) hideOutputs(dir, upper string) ([]string, error) {
-	out := outputPath(w.req, "")
-	if filepath.Dir(out) != dir {
-		return nil, nil
+	var prefixes []string // of names
+	for _, name := range diskNames(w.plan) {
+		out := outputPath(w.req, name, "")
+		if filepath.Dir(out) != dir {
+			return nil, nil
+		}
+		prefixes = append(prefixes, filepath.Base(out))
 	}
 	entries, err := os.ReadDir(dir)
 	if err != nil {
@@ -115,7 +119,7 @@ func (w *worker) hideOutputs(dir, upper string) ([]string, error) {
 	}
 	var hidden []string
 	for _, e := range entries {
-		if !strings.HasPrefix(e.Name(), filepath.Base(out)) {
+		if !slices.ContainsFunc(prefixes, func(p string) bool { return strings.HasPrefix(e.Name(), p) }) {
 			continue
 		}
 		name := filepath.Join(upper, e.Name())

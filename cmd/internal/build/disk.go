@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -51,7 +52,7 @@ func (p *parent) findBlockDevice(s *elements.Selection) (*blockDevice, error) {
 		}
 	}
 	if b.plan, err = parseBlockDevice(b.text, p.req); err == nil {
-		_, err = disk.Image(b.plan, tree.New(), disk.Params{})
+		_, err = disk.Images(b.plan, tree.New(), disk.Params{Size: p.req.DiskSize})
 	}
 	if err != nil {
 		return nil, refuse("it comes from "+b.origin, "%v", err)
@@ -87,12 +88,24 @@ func root(plan *blockdevice.Plan) blockdevice.FileSystem {
 	return fs
 }
 
-// seenPartitions are the disk and its partitions as IMAGE_BLOCK_DEVICES names
-// them.
+// diskNames are the names of the disks as outputs have them: "" for the image.
+func diskNames(plan *blockdevice.Plan) []string {
+	names := []string{""}
+	for _, d := range plan.Disks[1:] {
+		names = append(names, d.Name)
+	}
+	return names
+}
+
+// seenPartitions are the disks and their partitions as IMAGE_BLOCK_DEVICES
+// names them.
 func seenPartitions(plan *blockdevice.Plan) string {
-	list := "[" + plan.Disks[0].Name + "]=" + seenDevice + " "
-	for _, p := range plan.Disks[0].Partitions {
-		list += fmt.Sprintf("[%s]=%sp%d ", p.Name, seenDevice, p.Number)
+	list := ""
+	for i, d := range plan.Disks {
+		list += fmt.Sprintf("[%s]=%s%d ", d.Name, seenDevices, i)
+		for _, p := range d.Partitions {
+			list += fmt.Sprintf("[%s]=%s%dp%d ", p.Name, seenDevices, i, p.Number)
+		}
 	}
 	return list
 }
@@ -112,11 +125,13 @@ func bootLabel(plan *blockdevice.Plan) string {
 	return fs.Label
 }
 
-// seenDisk is what grub-probe says of the disk to be.
+// seenDisk is what grub-probe says of the disks to be.
 func seenDisk(plan *blockdevice.Plan, seed reproducibility.Seed) shim.Disk {
-	d := shim.Disk{PartMap: map[partition.Label]string{partition.MBR: "msdos", partition.GPT: "gpt"}[plan.Disks[0].Label]}
+	var d shim.Disk
 	for _, v := range disk.Volumes(plan, seed) {
+		i := slices.IndexFunc(plan.Disks, func(d blockdevice.Disk) bool { return d.Name == v.Disk })
 		d.FileSystems = append(d.FileSystems, shim.FileSystem{
+			Disk: i, PartMap: map[partition.Label]string{partition.MBR: "msdos", partition.GPT: "gpt"}[plan.Disks[i].Label],
 			Point: v.Point, Label: v.Label, UUID: v.UUID, PartUUID: v.PartUUID, Type: v.Type, Partition: v.Partition,
 		})
 	}

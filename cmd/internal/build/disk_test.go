@@ -1,8 +1,10 @@
 package build
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -61,14 +63,39 @@ func TestSeenDisk(t *testing.T) {
 				t.Errorf("PARTUUID %q, UUID %q", got.PartUUID, got.UUID)
 			}
 			expected := root
-			expected.Partition, expected.PartUUID, expected.UUID = want.number, got.PartUUID, got.UUID
-			if diff := cmp.Diff(expected, got); diff != "" || d.PartMap != want.partMap {
-				t.Errorf("partition map %q, file system (-want +got):\n%s", d.PartMap, diff)
+			expected.Partition, expected.PartUUID, expected.UUID, expected.PartMap = want.number, got.PartUUID, got.UUID, want.partMap
+			if diff := cmp.Diff(expected, got); diff != "" {
+				t.Errorf("file system (-want +got):\n%s", diff)
 			}
 			if got := seenPartitions(b.plan); got != want.partitions {
 				t.Errorf("IMAGE_BLOCK_DEVICES = %q, want %q", got, want.partitions)
 			}
 		})
+	}
+}
+
+// TestSeenDisks: what hooks see of several disks.
+func TestSeenDisks(t *testing.T) {
+	config := `
+- local_loop: {name: data, size: 1GiB, mkfs: {type: ext4, mount: {mount_point: /srv}}}
+- local_loop: {name: image0, partitioning: {label: mbr, partitions: [{name: root, flags: [primary], size: 100%, mkfs: {name: mkfs_root, mount: {mount_point: /}}}]}}
+`
+	b, _, err := find(t, []string{"DIB_BLOCK_DEVICE_CONFIG=" + config}, "base", "debian-minimal")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := seenPartitions(b.plan), "[image0]=/dev/cairn0 [root]=/dev/cairn0p1 [data]=/dev/cairn1 "; got != want {
+		t.Errorf("IMAGE_BLOCK_DEVICES = %q, want %q", got, want)
+	}
+	var got []string
+	for _, f := range seenDisk(b.plan, reproducibility.NewSeed(nil)).FileSystems {
+		got = append(got, fmt.Sprint(f.Point, f.Disk, f.PartMap, f.Partition))
+	}
+	if diff := cmp.Diff([]string{"/0msdos1", "/srv10"}, got); diff != "" {
+		t.Errorf("file systems (-want +got):\n%s", diff)
+	}
+	if got := diskNames(b.plan); !slices.Equal(got, []string{"", "data"}) {
+		t.Errorf("outputs are named %q", got)
 	}
 }
 

@@ -113,16 +113,17 @@ func (w *worker) environment(s *elements.Selection) elements.Environment {
 		Offline: r.Offline, Trace: r.Trace, Epoch: w.job.Epoch.Unix(), Lib: seenLib, BuildDir: seenBuild, ImageDir: seenImage,
 		HooksPath: seenHooks, MountPath: seenMnt, Home: r.Home, Python: "/usr/bin/python3", Socket: path.Join(seenShared, "socket"),
 		HostPath:    seenBin + ":/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-		BlockDevice: seenDevice, BlockDevices: seenPartitions(w.plan),
+		BlockDevice: seenDevices + "0", BlockDevices: seenPartitions(w.plan),
 		Args: elements.CanonicalArgs(r.Args, places(r)), Env: elements.CanonicalEnv(r.Env, places(r)),
 		FullArgs: strings.Join(r.Args, " "), FullEnv: elements.FullEnv(r.Env),
 		Set: w.phaseVariables(),
 	}
 }
 
-// seenDevice names the image's disk to hooks. There is no such device: what
-// would write to it is done when the image is written.
-const seenDevice = "/dev/cairn0"
+// seenDevices begins the names of the disks that hooks see: the image is 0.
+// There are no such devices: what would write to them is done when the image is
+// written.
+const seenDevices = "/dev/cairn"
 
 // phaseVariables are variables that depend on the request's Debian settings.
 func (w *worker) phaseVariables() map[string]string {

@@ -28,13 +28,14 @@ import (
 // to be too little, 32 MiB to be enough.
 const firstBootSlack = 32 << 20
 
-// writeImages reads the tree and writes all outputs in one pass over it.
+// writeImages reads the tree and writes all disks in one pass over it, each in
+// all formats. None gets its name before all are complete.
 func (w *worker) writeImages(ctx context.Context) error {
 	t, err := w.readTree(ctx)
 	if err != nil {
 		return err
 	}
-	img, err := w.describe(t)
+	images, err := w.describe(t)
 	if err != nil {
 		return err
 	}
@@ -44,28 +45,54 @@ func (w *worker) writeImages(ctx context.Context) error {
 	}
 	defer func() {
 		for _, o := range outs {
-			o.Abort()
+			o.file.Abort()
 		}
 	}()
+	each := len(w.req.Formats)
+	for i, name := range diskNames(w.plan) {
+		what := "image"
+		if name != "" {
+			what = "disk " + name
+		}
+		if err := w.writeDisk(ctx, images[i], outs[i*each:][:each]); err != nil {
+			return fail(err, "write the %s", what)
+		}
+	}
+	return w.publish(outs)
+}
+
+// anOutput is one file on the way.
+type anOutput struct {
+	disk   string // "" for the image
+	format string
+	file   *fsbuild.OutputFile
+	result fsbuild.Result
+}
+
+// writeDisk writes a disk into its outputs.
+func (w *worker) writeDisk(ctx context.Context, img fsbuild.Image, outs []*anOutput) error {
 	var specs []fsbuild.Output
-	for i, o := range outs {
-		specs = append(specs, w.output(w.req.Formats[i], o.File()))
+	for _, o := range outs {
+		specs = append(specs, w.output(o))
 	}
 	results, err := fsbuild.Build(ctx, img, specs, func(done, total int64) {
 		w.host.tell(Event{Kind: Progress, Step: w.step, Unit: "bytes", Done: done, Total: total})
 	})
-	if err != nil {
-		return fail(err, "write the image")
+	for i := range results {
+		outs[i].result = results[i]
 	}
-	return w.publish(outs, results)
+	return err
 }
 
 // output describes one output. Its identifiers follow from the seed, and differ
-// from those of the other formats.
-func (w *worker) output(format string, file *os.File) fsbuild.Output {
-	seed, name := reproducibility.Seed(w.job.Seed), reproducibility.Name("container "+format)
+// from those of the others.
+func (w *worker) output(o *anOutput) fsbuild.Output {
+	seed, name := reproducibility.Seed(w.job.Seed), reproducibility.Name("container "+o.format)
+	if o.disk != "" {
+		name += reproducibility.Name(" of disk " + o.disk)
+	}
 	return fsbuild.Output{
-		Format: format, File: file, Compress: w.req.Compress,
+		Format: o.format, File: o.file.File(), Compress: w.req.Compress,
 		VHD:  vhd.Options{UUID: seed.UUID(name), Time: w.job.Epoch},
 		VMDK: vmdk.Options{CID: seed.VolumeSerial(name)},
 	}
@@ -102,16 +129,16 @@ func (w *worker) devices() []string {
 }
 
 // describe turns the tree and the request into what is written.
-func (w *worker) describe(t *tree.Tree) (fsbuild.Image, error) {
-	img, err := disk.Image(w.plan, t, disk.Params{
+func (w *worker) describe(t *tree.Tree) ([]fsbuild.Image, error) {
+	images, err := disk.Images(w.plan, t, disk.Params{
 		Seed: w.job.Seed, Time: w.job.Epoch, Size: w.req.DiskSize,
 		Ext:  ext4.Params{Slack: firstBootSlack + w.req.ExtraSize, KernelReserve: true},
-		GRUB: slices.Contains(w.job.Names, "bootloader") && disk.NeedsGRUB(w.plan) && bootsFromBIOS(w.req.Arch),
+		GRUB: slices.Contains(w.job.Names, "bootloader") && bootsFromBIOS(w.req.Arch),
 	})
 	if errors.Is(err, fs.ErrNotExist) {
-		return img, fail(err, "element bootloader")
+		return nil, fail(err, "element bootloader")
 	}
-	return img, err
+	return images, err
 }
 
 // bootsFromBIOS tells whether machines of an architecture have a BIOS.
@@ -119,24 +146,23 @@ func bootsFromBIOS(arch string) bool {
 	return slices.Contains([]string{"amd64", "i386", "x86_64"}, arch)
 }
 
-// openOutputs makes the output files beside their final names.
-func (w *worker) openOutputs() ([]*fsbuild.OutputFile, error) {
-	var outs []*fsbuild.OutputFile
-	for _, format := range w.req.Formats {
-		o, err := fsbuild.CreateOutput(w.outputPath(format))
-		if err != nil {
-			for _, made := range outs {
-				made.Abort()
+// openOutputs makes the output files beside their final names, disk by disk.
+func (w *worker) openOutputs() ([]*anOutput, error) {
+	var outs []*anOutput
+	for _, name := range diskNames(w.plan) {
+		for _, format := range w.req.Formats {
+			file, err := fsbuild.CreateOutput(outputPath(w.req, name, format))
+			if err != nil {
+				for _, made := range outs {
+					made.file.Abort()
+				}
+				return nil, hintFull(fail(err, "make the output"), "-o names another place")
 			}
-			return nil, hintFull(fail(err, "make the output"), "-o names another place")
+			outs = append(outs, &anOutput{disk: name, format: format, file: file})
 		}
-		outs = append(outs, o)
 	}
 	return outs, nil
 }
-
-// outputPath is the final name of an output, absolute.
-func (w *worker) outputPath(format string) string { return outputPath(w.req, format) }
 
 // Formats are those that outputs can have.
 func Formats() []string { return fsbuild.Formats() }
@@ -149,8 +175,18 @@ func Suffix(format string) string {
 	return format
 }
 
-func outputPath(r *Request, format string) string {
-	name := r.Output + "." + Suffix(format)
+// outputName is the name of an output as the caller would say it. The disk is ""
+// for the image.
+func outputName(r *Request, disk, format string) string {
+	if disk != "" {
+		disk = "-" + disk
+	}
+	return r.Output + disk + "." + Suffix(format)
+}
+
+// outputPath is the final name of an output, absolute.
+func outputPath(r *Request, disk, format string) string {
+	name := outputName(r, disk, format)
 	if filepath.IsAbs(name) {
 		return name
 	}
@@ -159,20 +195,22 @@ func outputPath(r *Request, format string) string {
 
 // publish gives the outputs their final names, all or none as far as a file
 // system can promise.
-func (w *worker) publish(outs []*fsbuild.OutputFile, results []fsbuild.Result) error {
-	for i, o := range outs {
-		path := w.outputPath(w.req.Formats[i])
+func (w *worker) publish(outs []*anOutput) error {
+	for _, o := range outs {
+		path := outputPath(w.req, o.disk, o.format)
 		if w.req.KeepOld {
-			if err := keepOld(path, Suffix(w.req.Formats[i]), w.req.Now, w.host.tell); err != nil {
+			if err := keepOld(path, Suffix(o.format), w.req.Now, w.host.tell); err != nil {
 				return err
 			}
 		}
-		if err := o.Commit(); err != nil {
+		if err := o.file.Commit(); err != nil {
 			return fail(err, "finish %s", path)
 		}
-		w.summary.MinimalSize, w.summary.GrowLimit = results[i].FileSystem.Size, results[i].FileSystem.MaxSize
+		if root := o.result.FileSystem; root.Size > 0 {
+			w.summary.MinimalSize, w.summary.GrowLimit = root.Size, root.MaxSize
+		}
 		w.summary.Outputs = append(w.summary.Outputs, Output{
-			Path: path, Format: results[i].Format, Size: results[i].Size, Allocated: results[i].Allocated, SHA256: results[i].SHA256,
+			Path: path, Disk: o.disk, Format: o.format, Size: o.result.Size, Allocated: o.result.Allocated, SHA256: o.result.SHA256,
 		})
 	}
 	return nil

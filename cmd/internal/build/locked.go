@@ -238,7 +238,7 @@ func (p *parent) writeLock(s *Summary) error {
 		if err != nil {
 			return err
 		}
-		outputs = append(outputs, lock.Output{Format: o.Format, Size: o.Size, Digest: d})
+		outputs = append(outputs, lock.Output{Format: o.Format, Disk: o.Disk, Size: o.Size, Digest: d})
 	}
 	if given := p.inputs.given; given != nil {
 		if err := given.VerifyOutputs(outputs); err != nil {

@@ -68,7 +68,7 @@ var hostTools = []string{
 // checkRequest refuses what could only fail at the end.
 func (p *parent) checkRequest() error {
 	for _, format := range p.req.Formats {
-		if err := checkFolder(filepath.Dir(outputPath(p.req, format))); err != nil {
+		if err := checkFolder(filepath.Dir(outputPath(p.req, "", format))); err != nil {
 			return err
 		}
 	}
@@ -126,7 +126,7 @@ func (p *parent) writeChecksums(s *Summary) error {
 			if err != nil {
 				return err
 			}
-			line := fmt.Sprintf("%s  %s\n", sum, p.req.Output+"."+Suffix(o.Format))
+			line := fmt.Sprintf("%s  %s\n", sum, outputName(p.req, o.Disk, o.Format))
 			if err := replaceFile(strings.NewReader(line), o.Path+"."+kind, 0o644); err != nil {
 				return fail(err, "write the checksum of %s", o.Path)
 			}

@@ -68,6 +68,7 @@ type Summary struct {
 // An Output is one finished file.
 type Output struct {
 	Path      string
+	Disk      string // name, "" for the image
 	Format    string
 	Size      int64 // bytes
 	Allocated int64 // bytes in use on the file system

@@ -17,7 +17,8 @@ import (
 const diskHelp = `Lay a tree out on a disk, without root: partitions, file systems (ext2, ext3, ext4, vfat, swap) and what is
 mounted where come from a block-device configuration in diskimage-builder's YAML. SOURCE is what mkfs takes. Where it
 has GRUB's boot.img and core.img in /boot/grub/i386-pc or /boot/grub2/i386-pc, and the disk a place for them, a BIOS
-boots from the disk. /etc/fstab is taken as it is; the summary has the lines that the configuration asks for.
+boots from the disk. /etc/fstab is taken as it is; the summary has the lines that the configuration asks for. Of several
+disks, OUT is the one called image0, and each other one appears beside it, with "-" and its name before OUT's suffix.
 
 Without --size the disk is as small as its content allows: partitions with a percentage get what they need.
 
@@ -96,10 +97,17 @@ func (p *program) printDisk(s disk.Summary, asJSON bool) error {
 	if asJSON {
 		return json.NewEncoder(p.stdout).Encode(s)
 	}
-	fmt.Fprintf(p.stdout, "%s: %s, %s for %s\n", s.Path, s.Format, size(s.Size), size(s.VirtualSize))
-	for _, v := range s.Volumes {
-		fmt.Fprintf(p.stdout, "  %s: %s, label %s, UUID %s\n", v.Point, v.Type, v.Label, v.UUID)
+	all := append([]disk.File{s.File}, s.Others...)
+	for _, f := range all {
+		fmt.Fprintf(p.stdout, "%s: %s, %s for %s\n", f.Path, f.Format, size(f.Size), size(f.VirtualSize))
+		for _, v := range s.Volumes {
+			if v.Disk == f.Disk {
+				fmt.Fprintf(p.stdout, "  %s: %s, label %s, UUID %s\n", v.Point, v.Type, v.Label, v.UUID)
+			}
+		}
 	}
-	fmt.Fprintf(p.stdout, "sha256:%s  %s\n", s.SHA256, s.Path)
+	for _, f := range all {
+		fmt.Fprintf(p.stdout, "sha256:%s  %s\n", f.SHA256, f.Path)
+	}
 	return nil
 }

@@ -1,9 +1,9 @@
-// Package disk describes the disk that a block-device configuration asks for,
-// with a tree on its file systems, for fsbuild to write.
+// Package disk describes the disks that a block-device configuration asks for,
+// with a tree on their file systems, for fsbuild to write.
 //
-// One disk is written. Its file systems are ext2, ext3, ext4, vfat and swap;
-// the root is one of the first three. What lies below a mount point goes to the
-// file system that is mounted there, where names of one hard-linked file become
+// File systems are ext2, ext3, ext4, vfat and swap; the root is one of the
+// first three. What lies below a mount point goes to the file system that is
+// mounted there, on whatever disk, where names of one hard-linked file become
 // files of their own, as with cp -a. Options of mkfs are those that decide bytes
 // and that the writers have.
 package disk
@@ -37,66 +37,78 @@ type Params struct {
 	// for those of minimal size.
 	Ext ext4.Params
 	// GRUB says that boot.img and core.img are in the tree and go where a BIOS
-	// finds them, see [NeedsGRUB].
+	// finds them, see [BootDisk].
 	GRUB bool
 }
 
-// Image describes the disk. It takes what goes to other file systems than the
-// root out of the tree.
-func Image(plan *blockdevice.Plan, t *tree.Tree, p Params) (fsbuild.Image, error) {
+// Images describes the disks, in the order of the plan. It takes what goes to
+// other file systems than the root out of the tree.
+func Images(plan *blockdevice.Plan, t *tree.Tree, p Params) ([]fsbuild.Image, error) {
 	b := &builder{Params: p, plan: plan, trees: make(map[string]*tree.Tree)}
+	b.root, _ = plan.At("/")
+	images := make([]fsbuild.Image, len(plan.Disks))
 	var err error
-	if b.disk, err = only(plan); err != nil {
-		return fsbuild.Image{}, err
-	}
-	sector := int64(b.disk.BlockSize)
-	img := fsbuild.Image{
-		Tree: t, SectorSize: b.disk.BlockSize, Align: b.disk.Align, DiskSize: cmp.Or(b.disk.Size, p.Size) / sector * sector,
-	}
-	if p.GRUB {
-		if img.Boot, img.Core, err = grubImages(t); err != nil {
-			return img, err
+	if i := BootDisk(plan); p.GRUB && i >= 0 {
+		if images[i].Boot, images[i].Core, err = grubImages(t); err != nil {
+			return nil, err
 		}
 	}
 	if err := b.split(t); err != nil {
-		return img, err
+		return nil, err
 	}
-	root, _ := plan.At("/")
-	if img.FS, err = b.ext(root); err != nil {
-		return img, err
+	rootDisk, _ := plan.Place(b.root.Base)
+	root := &images[rootDisk]
+	root.Tree = t
+	if root.FS, err = b.ext(b.root); err != nil {
+		return nil, err
 	}
-	switch b.disk.Label {
-	case partition.MBR:
-		img.Table, img.DiskSignature = fsbuild.MBR, p.Seed.DiskSignature(reproducibility.Disk)
-	case partition.GPT:
-		img.Table, img.DiskGUID = fsbuild.GPT, p.Seed.UUID(reproducibility.Disk)
+	for i, d := range plan.Disks {
+		if err := b.describe(&images[i], d, diskName(plan, i)); err != nil {
+			return nil, err
+		}
 	}
-	for i, w := range b.disk.Wishes() {
-		q, err := b.partition(b.disk.Partitions[i].Name, root)
+	return images, nil
+}
+
+// diskName is what identifiers of a disk derive from.
+func diskName(plan *blockdevice.Plan, i int) reproducibility.Name {
+	if i == 0 {
+		return reproducibility.Disk
+	}
+	return reproducibility.OtherDisk(plan.Disks[i].Name)
+}
+
+// describe fills in all of a disk but its boot loader.
+func (b *builder) describe(img *fsbuild.Image, d blockdevice.Disk, name reproducibility.Name) error {
+	sector := int64(d.BlockSize)
+	img.SectorSize, img.Align, img.DiskSize = d.BlockSize, d.Align, cmp.Or(d.Size, b.Size)/sector*sector
+	if d.Label == 0 {
+		whole, err := b.partition(d.Name, d.BlockSize)
+		if whole.Fit != nil {
+			img.Partitions = []fsbuild.Partition{whole}
+		} else if err == nil && img.Tree == nil && img.DiskSize == 0 {
+			err = wrong("local_loop "+d.Name, "size", errors.New("is missing, and nothing lies on the disk"))
+		}
+		return err
+	}
+	if d.Label == partition.MBR {
+		img.Table, img.DiskSignature = fsbuild.MBR, b.Seed.DiskSignature(name)
+	} else {
+		img.Table, img.DiskGUID = fsbuild.GPT, b.Seed.UUID(name)
+	}
+	for i, w := range d.Wishes() {
+		q, err := b.partition(d.Partitions[i].Name, d.BlockSize)
 		if err != nil {
-			return img, err
+			return err
 		}
 		q.Entry, q.Logical, q.Size = w.Partition, w.Logical, w.Size
 		q.Size.Bytes = q.Size.Bytes / sector * sector
-		if b.disk.Label == partition.GPT {
-			q.Entry.GUID = p.Seed.UUID(reproducibility.Partition(b.disk.Partitions[i].Name))
+		if d.Label == partition.GPT {
+			q.Entry.GUID = b.Seed.UUID(reproducibility.Partition(d.Partitions[i].Name))
 		}
 		img.Partitions = append(img.Partitions, q)
 	}
-	return img, nil
-}
-
-// only returns the one disk of a plan.
-func only(plan *blockdevice.Plan) (blockdevice.Disk, error) {
-	root, _ := plan.At("/")
-	d := plan.Disks[0]
-	if len(plan.Disks) > 1 {
-		return d, wrong("local_loop "+plan.Disks[1].Name, "", fmt.Errorf("only one disk is written: %w", blockdevice.ErrUnsupported))
-	}
-	if d.Label == 0 && root.Base != d.Name {
-		return d, wrong("mkfs "+root.Name, "base", fmt.Errorf("the root file system is not on the disk %s", d.Name))
-	}
-	return d, nil
+	return nil
 }
 
 func wrong(node, key string, err error) error {
@@ -107,7 +119,7 @@ func wrong(node, key string, err error) error {
 type builder struct {
 	Params
 	plan  *blockdevice.Plan
-	disk  blockdevice.Disk
+	root  blockdevice.FileSystem
 	trees map[string]*tree.Tree // of file systems other than the root, by their names
 }
 
@@ -142,11 +154,12 @@ func makeDirs(t *tree.Tree, name string, at time.Time) error {
 	return t.Add(tree.Node{Path: name, Type: tree.Directory, Mode: 0o755, MTime: tree.Time{Sec: at.Unix()}})
 }
 
-// partition is what lies in a partition.
-func (b *builder) partition(name string, root blockdevice.FileSystem) (fsbuild.Partition, error) {
+// partition is what lies in a partition, or on a disk without any, which has
+// sectors of so many bytes. It is empty when nothing does.
+func (b *builder) partition(name string, sector int) (fsbuild.Partition, error) {
 	i := slices.IndexFunc(b.plan.FileSystems, func(fs blockdevice.FileSystem) bool { return fs.Base == name })
 	switch {
-	case name == root.Base:
+	case name == b.root.Base:
 		return fsbuild.Partition{Root: true}, nil
 	case i < 0:
 		return fsbuild.Partition{}, nil
@@ -158,7 +171,7 @@ func (b *builder) partition(name string, root blockdevice.FileSystem) (fsbuild.P
 	}
 	switch fs.Type {
 	case "vfat", "fat":
-		return b.fat(fs, t)
+		return b.fat(fs, t, sector)
 	case "swap":
 		return b.swap(fs)
 	}
@@ -213,8 +226,8 @@ func nameOf(plan *blockdevice.Plan, fs blockdevice.FileSystem) reproducibility.N
 	return reproducibility.FileSystem(fs.Label)
 }
 
-func (b *builder) fat(fs blockdevice.FileSystem, t *tree.Tree) (fsbuild.Partition, error) {
-	p := vfat.Params{Label: fs.Label, Serial: b.Seed.VolumeSerial(b.name(fs)), Time: b.Time, SectorSize: b.disk.BlockSize}
+func (b *builder) fat(fs blockdevice.FileSystem, t *tree.Tree, sector int) (fsbuild.Partition, error) {
+	p := vfat.Params{Label: fs.Label, Serial: b.Seed.VolumeSerial(b.name(fs)), Time: b.Time, SectorSize: sector}
 	if err := fatOptions(fs.Opts, &p); err != nil {
 		return fsbuild.Partition{}, wrong("mkfs "+fs.Name, "opts", err)
 	}

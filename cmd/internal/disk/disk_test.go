@@ -3,11 +3,13 @@ package disk_test
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -62,8 +64,14 @@ func params() disk.Params {
 // write builds the disk as a raw file.
 func write(t *testing.T, plan *blockdevice.Plan, p disk.Params) (string, fsbuild.Result) {
 	t.Helper()
-	img, err := disk.Image(plan, sample(t), p)
+	images, err := disk.Images(plan, sample(t), p)
 	must(t, err)
+	name, result := writeImage(t, images[0])
+	return name, result
+}
+
+func writeImage(t *testing.T, img fsbuild.Image) (string, fsbuild.Result) {
+	t.Helper()
 	f, err := os.Create(filepath.Join(t.TempDir(), "disk.raw"))
 	must(t, err)
 	defer f.Close()
@@ -253,12 +261,12 @@ func TestNoChange(t *testing.T) {
 	} {
 		text := strings.Replace("- local_loop: {name: image0}\n- mkfs: {base: image0, name: root_fs, type: TYPE, mount: {mount_point: /}}\n", "TYPE", config, 1)
 		plain := strings.Replace(text, config, config[:4], 1)
-		got, err := disk.Image(parse(t, text), sample(t), params())
+		got, err := disk.Images(parse(t, text), sample(t), params())
 		must(t, err)
-		want, err := disk.Image(parse(t, plain), sample(t), params())
+		want, err := disk.Images(parse(t, plain), sample(t), params())
 		must(t, err)
-		if got.FS != want.FS {
-			t.Errorf("%s: %+v, want %+v", config, got.FS, want.FS)
+		if got[0].FS != want[0].FS {
+			t.Errorf("%s: %+v, want %+v", config, got[0].FS, want[0].FS)
 		}
 	}
 }
@@ -266,7 +274,7 @@ func TestNoChange(t *testing.T) {
 func TestRefuses(t *testing.T) {
 	bare := "- local_loop: {name: image0}\n- mkfs: {base: image0, name: root_fs, type: ext4, mount: {mount_point: /}}\n"
 	for name, tc := range map[string]struct{ config, want string }{
-		"two disks":      {bare + "- local_loop: {name: other}\n", "local_loop other: only one disk"},
+		"empty disk":     {bare + "- local_loop: {name: other}\n", "local_loop other: size: is missing"},
 		"xfs":            {strings.Replace(bare, "ext4", "xfs", 1), "mkfs root_fs: type: xfs"},
 		"vfat as root":   {strings.Replace(bare, "ext4", "vfat", 1), "mkfs root_fs: type: vfat"},
 		"uuid":           {strings.Replace(bare, "ext4", "ext4, uuid: no", 1), "mkfs root_fs: uuid: read GUID"},
@@ -281,7 +289,7 @@ func TestRefuses(t *testing.T) {
 		"swap options":   {strings.Replace(everything, "type: swap", "type: swap, opts: -p", 1), "swap has no options"},
 		"FAT option":     {strings.Replace(everything, "type: vfat", "type: vfat, opts: -F x", 1), "option -F:"},
 	} {
-		_, err := disk.Image(parse(t, tc.config), sample(t), params())
+		_, err := disk.Images(parse(t, tc.config), sample(t), params())
 		var config *blockdevice.ConfigError
 		if err == nil || !strings.Contains(err.Error(), tc.want) || !errors.As(err, &config) {
 			t.Errorf("%s: error %v, want %q", name, err, tc.want)
@@ -304,11 +312,11 @@ func TestBuildRefuses(t *testing.T) {
 	} {
 		p := params()
 		p.Size = tc.size
-		img, err := disk.Image(parse(t, tc.config), sample(t), p)
+		images, err := disk.Images(parse(t, tc.config), sample(t), p)
 		must(t, err)
 		f, err := os.Create(filepath.Join(t.TempDir(), "disk.raw"))
 		must(t, err)
-		_, err = fsbuild.Build(t.Context(), img, []fsbuild.Output{{Format: fsbuild.FormatRaw, File: f}}, nil)
+		_, err = fsbuild.Build(t.Context(), images[0], []fsbuild.Output{{Format: fsbuild.FormatRaw, File: f}}, nil)
 		f.Close()
 		if (err == nil) != (tc.want == nil) {
 			t.Errorf("%s: error %v", name, err)
@@ -321,19 +329,120 @@ func TestBuildRefuses(t *testing.T) {
 	}
 }
 
-// TestNeedsGRUB: which of the elements' disks a BIOS boots from.
-func TestNeedsGRUB(t *testing.T) {
-	for element, want := range map[string]bool{
-		"block-device-mbr": true, "block-device-gpt": true, "block-device-efi": true, "block-device-efi-4k": false,
+// TestBootDisk: from which disk a BIOS boots.
+func TestBootDisk(t *testing.T) {
+	for element, want := range map[string]int{
+		"block-device-mbr": 0, "block-device-gpt": 0, "block-device-efi": 0, "block-device-efi-4k": -1,
 	} {
 		text, err := fs.ReadFile(builtin.FS(), element+"/block-device-default.yaml")
 		must(t, err)
-		if got := disk.NeedsGRUB(parse(t, string(text))); got != want {
-			t.Errorf("%s: %v", element, got)
+		if got := disk.BootDisk(parse(t, string(text))); got != want {
+			t.Errorf("%s: %d", element, got)
 		}
 	}
-	if disk.NeedsGRUB(parse(t, blockdevice.Fallback)) {
-		t.Error("a disk without a table has no place for GRUB")
+	if got := disk.BootDisk(parse(t, blockdevice.Fallback)); got != -1 {
+		t.Errorf("a disk without a table has no place for GRUB: %d", got)
+	}
+	const root = ", mkfs: {type: ext4, mount: {mount_point: /}}"
+	for name, tc := range map[string]struct {
+		image, other string
+		want         int
+	}{
+		"root":          {"{label: mbr, partitions: [{name: a, size: 1MiB}]}", "{label: mbr, partitions: [{name: b, size: 100%" + root + "}]}", 1},
+		"boot flag":     {"{label: mbr, partitions: [{name: a, size: 1MiB, flags: [boot]}]}", "{label: mbr, partitions: [{name: b, size: 100%" + root + "}]}", 0},
+		"BIOS boot":     {"{label: gpt, partitions: [{name: a, size: 1MiB, type: EF02}]}", "{label: mbr, partitions: [{name: b, size: 100%" + root + "}]}", 0},
+		"root has none": {"{label: mbr, partitions: [{name: a, size: 1MiB}]}", "{label: gpt, partitions: [{name: b, size: 100%" + root + "}]}", -1},
+		"/boot":         {"{label: mbr, partitions: [{name: a, size: 1MiB, mkfs: {type: ext2, mount: {mount_point: /boot}}}]}", "{label: gpt, partitions: [{name: b, size: 100%" + root + "}]}", 0},
+		"flag in a GPT": {"{label: gpt, partitions: [{name: a, size: 1MiB, flags: [boot]}]}", "{label: mbr, partitions: [{name: b, size: 100%" + root + "}]}", 1},
+		"no place":      {"{label: gpt, partitions: [{name: a, size: 1MiB}]}", "{label: gpt, partitions: [{name: b, size: 100%" + root + "}]}", -1},
+		"large sectors": {"{label: mbr, partitions: [{name: a, size: 1MiB}]}}\n- local_loop: {name: big, block_size: 4096, partitioning: {label: mbr, partitions: [{name: c, size: 1MiB, flags: [boot]}]}", "{label: mbr, partitions: [{name: b, size: 100%" + root + "}]}", 2},
+	} {
+		text := "- local_loop: {name: image0, partitioning: " + tc.image + "}\n- local_loop: {name: other, partitioning: " + tc.other + "}\n"
+		if got := disk.BootDisk(parse(t, text)); got != tc.want {
+			t.Errorf("%s: disk %d, want %d", name, got, tc.want)
+		}
+	}
+}
+
+// several is a configuration of four disks, the image among them.
+const several = `
+- local_loop: {name: data, partitioning: {label: gpt, partitions: [
+    {name: paging, type: 8200, size: 4MiB, mkfs: {type: swap, label: paging, mount: {mount_point: swap, fstab: {}}}},
+    {name: var, size: 100%, mkfs: {type: ext4, label: varfs, mount: {mount_point: /var, fstab: {}}}}]}}
+- local_loop: {name: image0, partitioning: {label: mbr, partitions: [
+    {name: boot, size: 32MiB, flags: [boot, primary], mkfs: {type: ext2, label: bootfs, mount: {mount_point: /boot, fstab: {}}}},
+    {name: root, size: 100%, flags: [primary], mkfs: {type: ext4, label: rootfs, mount: {mount_point: /, fstab: {fsck-passno: 1}}}}]}}
+- local_loop: {name: esp, size: 40MiB, mkfs: {type: vfat, mount: {mount_point: /boot/efi}}}
+- local_loop: {name: scratch, size: 3MiB}
+`
+
+// TestSeveralDisks: each disk has its part of the tree and identifiers of its
+// own, as hooks were told.
+func TestSeveralDisks(t *testing.T) {
+	plan := parse(t, several)
+	images, err := disk.Images(plan, sample(t), params())
+	must(t, err)
+	var paths []string
+	for i, img := range images {
+		path, result := writeImage(t, img)
+		paths = append(paths, path)
+		if (result.FileSystem.Size > 0) != (i == 0) {
+			t.Errorf("disk %d has a root of %d bytes", i, result.FileSystem.Size)
+		}
+	}
+	tool(t, "fdisk", "sfdisk", "--verify", paths[0])
+	tool(t, "gdisk", "sgdisk", "--verify", paths[1])
+	ids := map[string]bool{}
+	for _, v := range disk.Volumes(plan, params().Seed) {
+		i := map[string]int{"image0": 0, "data": 1, "esp": 2}[v.Disk]
+		file := paths[i]
+		if v.Partition > 0 {
+			file = extract(t, open(t, paths[i], v.Partition))
+			args := []string{"--part-uuid", paths[i], strconv.Itoa(v.Partition)}
+			want := v.PartUUID
+			if i == 0 { // an MBR's have none of their own
+				args = []string{"--disk-id", paths[i]}
+				want = fmt.Sprintf("0x%s", strings.TrimSuffix(want, fmt.Sprintf("-%02x", v.Partition)))
+			}
+			if out := tool(t, "fdisk", "sfdisk", args...); !strings.EqualFold(strings.TrimSpace(out), want) {
+				t.Errorf("%s: the partition is %s, hooks are told %s", v.Point, out, want)
+			}
+		}
+		out := tool(t, "util-linux", "blkid", "-p", "-o", "export", file)
+		if !strings.Contains("\n"+out, "\nUUID="+v.UUID+"\n") {
+			t.Errorf("%s: blkid lacks %s:\n%s", v.Point, v.UUID, out)
+		}
+		if ids[v.UUID] {
+			t.Errorf("%s has the UUID of another", v.Point)
+		}
+		ids[v.UUID] = true
+		if v.Type == "vfat" {
+			tool(t, "dosfstools", "fsck.vfat", "-n", file)
+		} else {
+			tool(t, "e2fsprogs", "e2fsck", "-fn", file)
+		}
+	}
+	for _, tc := range []struct {
+		disk, partition int
+		dir, want       string
+	}{{0, 1, "/", "vmlinuz"}, {0, 2, "/etc", "hello"}, {1, 2, "/lib", "state"}} {
+		file := extract(t, open(t, paths[tc.disk], tc.partition))
+		if out := tool(t, "e2fsprogs", "debugfs", "-R", "ls -p "+tc.dir, file); !strings.Contains(out, "/"+tc.want+"/") {
+			t.Errorf("%s has no %s:\n%s", tc.dir, tc.want, out)
+		}
+	}
+	if out := tool(t, "mtools", "mdir", "-b", "-i", paths[2], "-/", "::/"); !strings.Contains(out, "start.efi") {
+		t.Errorf("mdir: %s", out)
+	}
+	if b, err := os.ReadFile(paths[3]); err != nil || len(b) != 3<<20 || len(bytes.Trim(b, "\x00")) > 0 {
+		t.Errorf("the empty disk has %d bytes (%v)", len(b), err)
+	}
+	if images[0].DiskSignature == 0 || images[1].DiskGUID == (partition.GUID{}) {
+		t.Error("a disk has no identifier")
+	}
+	want := "LABEL=rootfs / ext4 defaults 0 1\nLABEL=bootfs /boot ext2 defaults 0 2\nLABEL=varfs /var ext4 defaults 0 2\nLABEL=paging none swap sw 0 0\n"
+	if got := plan.Fstab(); got != want {
+		t.Errorf("fstab is\n%swant\n%s", got, want)
 	}
 }
 
@@ -349,13 +458,14 @@ func TestFindsGRUB(t *testing.T) {
 			must(t, tr.Add(tree.Node{Path: name, Type: tree.Directory, Mode: 0o755}))
 		}
 		must(t, tr.Add(tree.Node{Path: dir + "/i386-pc/boot.img", Type: tree.Regular, Size: 4, Content: tree.Bytes([]byte("boot"))}))
-		if _, err := disk.Image(plan, tr, p); disk.HasGRUB(tr) || !errors.Is(err, fs.ErrNotExist) {
+		if _, err := disk.Images(plan, tr, p); disk.HasGRUB(tr) || !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("%s without core.img: %v", dir, err)
 		}
 		must(t, tr.Add(tree.Node{Path: dir + "/i386-pc/core.img", Type: tree.Regular, Size: 4, Content: tree.Bytes([]byte("core"))}))
-		img, err := disk.Image(plan, tr, p)
-		if !disk.HasGRUB(tr) || err != nil || string(img.Boot)+string(img.Core) != "bootcore" {
-			t.Errorf("%s: %q and %q, %v", dir, img.Boot, img.Core, err)
+		images, err := disk.Images(plan, tr, p)
+		must(t, err)
+		if img := images[0]; !disk.HasGRUB(tr) || string(img.Boot)+string(img.Core) != "bootcore" {
+			t.Errorf("%s: %q and %q", dir, img.Boot, img.Core)
 		}
 	}
 }

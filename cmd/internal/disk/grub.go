@@ -6,6 +6,7 @@ import (
 	"io"
 	"io/fs"
 	"path"
+	"slices"
 
 	"cairn/elements/blockdevice"
 	"cairn/fsbuild/partition"
@@ -32,20 +33,43 @@ func grubDir(t *tree.Tree) (dir string, ok bool) {
 	return grubDirs[0], false
 }
 
-// NeedsGRUB tells whether a BIOS can boot from the disk with GRUB's images in
-// its sectors: it has an MBR, or in a GPT a BIOS boot partition, and sectors of
-// 512 bytes.
-func NeedsGRUB(plan *blockdevice.Plan) bool {
-	d := plan.Disks[0]
-	if d.BlockSize != 512 {
-		return false
-	}
-	for _, p := range d.Partitions {
-		if p.Type == biosBoot {
-			return true
+// BootDisk returns the index of the disk that a BIOS can boot from with GRUB's
+// images in its sectors, or -1. Such a disk has an MBR, or in a GPT a BIOS boot
+// partition, and sectors of 512 bytes. Of several, it is one with an active
+// partition or a BIOS boot partition, else that of the root, else that of /boot.
+func BootDisk(plan *blockdevice.Plan) int {
+	best, most := -1, 0
+	for i, d := range plan.Disks {
+		if n := bootRank(plan, i, d); n > most {
+			best, most = i, n
 		}
 	}
-	return d.Label == partition.MBR
+	return best
+}
+
+// bootRank tells how likely a BIOS is to boot from a disk; 0 is not at all.
+func bootRank(plan *blockdevice.Plan, i int, d blockdevice.Disk) int {
+	marked := slices.ContainsFunc(d.Partitions, func(p blockdevice.Partition) bool {
+		return p.Type == biosBoot || p.Boot && d.Label == partition.MBR
+	})
+	switch {
+	case d.BlockSize != 512 || d.Label != partition.MBR && !marked:
+		return 0
+	case marked:
+		return 3
+	case holds(plan, i, "/"):
+		return 2
+	case holds(plan, i, "/boot"):
+		return 1
+	}
+	return 0
+}
+
+// holds tells whether the file system of a mount point is on a disk.
+func holds(plan *blockdevice.Plan, disk int, point string) bool {
+	fs, ok := plan.At(point)
+	i, _ := plan.Place(fs.Base)
+	return ok && i == disk
 }
 
 // biosBoot is the type of the partition in which a GPT has core.img: "Hah!
@@ -104,6 +128,7 @@ type Volume struct {
 	Type      string `json:"type"` // as in fstab
 	Label     string `json:"label"`
 	UUID      string `json:"uuid"`                // as blkid prints it
+	Disk      string `json:"disk"`                // name
 	Partition int    `json:"partition,omitempty"` // number, 0 without a partition table
 	PartUUID  string `json:"partuuid,omitempty"`  // as the kernel names it
 }
@@ -124,13 +149,14 @@ func Volumes(plan *blockdevice.Plan, seed reproducibility.Seed) []Volume {
 		case fs.UUID == "":
 			v.UUID = partition.GUID(seed.UUID(name)).String()
 		}
-		for _, p := range plan.Disks[0].Partitions {
-			if p.Name == fs.Base {
-				v.Partition = p.Number
-				v.PartUUID = fmt.Sprintf("%08x-%02x", seed.DiskSignature(reproducibility.Disk), p.Number)
-			}
+		disk, part := plan.Place(fs.Base)
+		d := plan.Disks[disk]
+		v.Disk = d.Name
+		if part >= 0 {
+			v.Partition = d.Partitions[part].Number
+			v.PartUUID = fmt.Sprintf("%08x-%02x", seed.DiskSignature(diskName(plan, disk)), v.Partition)
 		}
-		if plan.Disks[0].Label == partition.GPT {
+		if d.Label == partition.GPT {
 			v.PartUUID = partition.GUID(seed.UUID(reproducibility.Partition(fs.Base))).String()
 		}
 		list = append(list, v)

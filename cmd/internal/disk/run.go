@@ -3,6 +3,8 @@ package disk
 import (
 	"context"
 	"errors"
+	"path/filepath"
+	"strings"
 
 	"cairn/cmd/internal/convert"
 	"cairn/cmd/internal/mkfs"
@@ -10,6 +12,7 @@ import (
 	"cairn/fsbuild"
 	"cairn/fsbuild/ext4"
 	"cairn/fsbuild/vfat"
+	"cairn/reproducibility"
 )
 
 // A Request says what disk to make, and of what. It is what the command "cairn
@@ -18,7 +21,7 @@ type Request struct {
 	Config    []byte             // the configuration
 	Defaults  blockdevice.Params // what it does not say
 	Source    mkfs.Request       // the tree: Source, Stdin, TmpDir, Arch, Partition, Owner, OwnersOf, Epoch and Seed count
-	Output    string             // a file
+	Output    string             // a file, for the image
 	Format    string             // one of fsbuild.Formats
 	Options   map[string]string  // of the format, see convert.Options
 	DiskSize  int64              // in bytes, 0 for minimal
@@ -27,16 +30,23 @@ type Request struct {
 
 // A Summary says what was made.
 type Summary struct {
-	Path        string      `json:"path"`
-	Format      string      `json:"format"`
-	Size        int64       `json:"size"`         // of the file, in bytes
-	VirtualSize int64       `json:"virtual_size"` // of the disk, in bytes
-	SHA256      string      `json:"sha256"`
-	Manifest    string      `json:"manifest,omitempty"` // digest of the container image that it was made of
-	Volumes     []Volume    `json:"file_systems"`       // those that are mounted
-	BootsBIOS   bool        `json:"bios"`               // GRUB is in its boot sectors
-	Fstab       string      `json:"fstab"`              // the lines that the configuration asks for
-	Root        RootSummary `json:"root"`
+	File
+	Others    []File      `json:"other_disks,omitempty"` // the disks that are not the image
+	Manifest  string      `json:"manifest,omitempty"`    // digest of the container image that they were made of
+	Volumes   []Volume    `json:"file_systems"`          // those that are mounted
+	BootsBIOS bool        `json:"bios"`                  // GRUB is in the boot sectors of a disk
+	Fstab     string      `json:"fstab"`                 // the lines that the configuration asks for
+	Root      RootSummary `json:"root"`
+}
+
+// A File is one disk.
+type File struct {
+	Disk        string `json:"disk"` // name
+	Path        string `json:"path"`
+	Format      string `json:"format"`
+	Size        int64  `json:"size"`         // of the file, in bytes
+	VirtualSize int64  `json:"virtual_size"` // of the disk, in bytes
+	SHA256      string `json:"sha256"`
 }
 
 // RootSummary is about the root file system.
@@ -47,7 +57,9 @@ type RootSummary struct {
 	MaxSize   int64 `json:"grows_to"` // bytes to which it can be grown
 }
 
-// Run makes the disk. The output appears under its name when it is complete.
+// Run makes the disks. The outputs appear under their names when all are
+// complete: the image under its own, each other disk beside it with "-" and the
+// disk's name in front of the suffix.
 func Run(ctx context.Context, r Request, progress func(done, total int64)) (Summary, error) {
 	plan, err := blockdevice.Parse(r.Config, r.Defaults)
 	if err != nil {
@@ -63,30 +75,87 @@ func Run(ctx context.Context, r Request, progress func(done, total int64)) (Summ
 		return Summary{}, err
 	}
 	defer src.Close()
-	grub := NeedsGRUB(plan) && HasGRUB(src.Tree)
-	img, err := Image(plan, src.Tree, Params{
-		Seed: src.Seed, Time: src.Time, Size: r.DiskSize, Ext: ext4.Params{Slack: r.ExtraSize}, GRUB: grub,
+	s := Summary{
+		Manifest: src.Manifest, Volumes: Volumes(plan, src.Seed), BootsBIOS: BootDisk(plan) >= 0 && HasGRUB(src.Tree), Fstab: plan.Fstab(),
+	}
+	images, err := Images(plan, src.Tree, Params{
+		Seed: src.Seed, Time: src.Time, Size: r.DiskSize, Ext: ext4.Params{Slack: r.ExtraSize}, GRUB: s.BootsBIOS,
 	})
 	if err != nil {
 		return Summary{}, err
 	}
-	convert.Identify(&out, src.Seed)
-	file, err := fsbuild.CreateOutput(r.Output)
-	if err != nil {
-		return Summary{}, err
+	w := writer{Summary: s, out: out, seed: src.Seed, progress: progress}
+	defer w.abort()
+	for i, img := range images {
+		if err := w.write(ctx, img, plan.Disks[i].Name, r.Output); err != nil {
+			return Summary{}, explain(err)
+		}
 	}
-	defer file.Abort() //nolint:errcheck // after Commit it does nothing, and before it another error is on its way
-	out.File = file.File()
-	results, err := fsbuild.Build(ctx, img, []fsbuild.Output{out}, progress)
-	if err != nil {
-		return Summary{}, explain(err)
+	return w.Summary, w.commit()
+}
+
+// writer writes one disk after the other.
+type writer struct {
+	Summary
+	out      fsbuild.Output
+	seed     reproducibility.Seed
+	files    []*fsbuild.OutputFile
+	progress func(done, total int64)
+}
+
+// write writes a disk, the image first.
+func (w *writer) write(ctx context.Context, img fsbuild.Image, name, path string) error {
+	seed := w.seed
+	if len(w.files) > 0 {
+		path = beside(path, name)
+		seed = reproducibility.NewSeed([]byte(seed.String() + " " + name))
 	}
-	o, root := results[0], results[0].FileSystem
-	return Summary{
-		Path: r.Output, Format: o.Format, Size: o.Size, VirtualSize: o.VirtualSize, SHA256: o.SHA256, Manifest: src.Manifest,
-		Volumes: Volumes(plan, src.Seed), BootsBIOS: grub, Fstab: plan.Fstab(),
-		Root: RootSummary{Size: root.Size, FreeBytes: root.FreeBlocks * root.BlockSize, Inodes: root.Inodes, MaxSize: root.MaxSize},
-	}, file.Commit()
+	convert.Identify(&w.out, seed)
+	file, err := fsbuild.CreateOutput(path)
+	if err != nil {
+		return err
+	}
+	w.files = append(w.files, file)
+	w.out.File = file.File()
+	results, err := fsbuild.Build(ctx, img, []fsbuild.Output{w.out}, w.progress)
+	if err != nil {
+		return err
+	}
+	r := results[0]
+	f := File{Disk: name, Path: path, Format: r.Format, Size: r.Size, VirtualSize: r.VirtualSize, SHA256: r.SHA256}
+	if len(w.files) == 1 {
+		w.File = f
+	} else {
+		w.Others = append(w.Others, f)
+	}
+	if img.Tree != nil {
+		root := r.FileSystem
+		w.Root = RootSummary{Size: root.Size, FreeBytes: root.FreeBlocks * root.BlockSize, Inodes: root.Inodes, MaxSize: root.MaxSize}
+	}
+	return nil
+}
+
+// commit gives all files their names.
+func (w *writer) commit() error {
+	for _, f := range w.files {
+		if err := f.Commit(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// abort removes the files that have no names.
+func (w *writer) abort() {
+	for _, f := range w.files {
+		f.Abort() //nolint:errcheck // after Commit it does nothing, and before it another error is on its way
+	}
+}
+
+// beside is the path of another disk than the image.
+func beside(output, disk string) string {
+	suffix := filepath.Ext(output)
+	return strings.TrimSuffix(output, suffix) + "-" + disk + suffix
 }
 
 // explain adds what to do.

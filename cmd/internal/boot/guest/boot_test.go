@@ -14,8 +14,9 @@ import (
 // identity is what no two guests of one image may share.
 type identity struct{ machineID, hostKey string }
 
-// TestGuests boots the image in each kind of cloud. OpenStack's guest is also
-// changed as an administrator would change it, and booted again.
+// TestGuests boots the image in each kind of cloud, or one with the same
+// elements on a disk of another layout. OpenStack's guest is also changed as an
+// administrator would change it, and booted again.
 func TestGuests(t *testing.T) {
 	t.Parallel()
 	built := image(t)
@@ -28,7 +29,11 @@ func TestGuests(t *testing.T) {
 		for _, c := range clouds {
 			t.Run(c.name, func(t *testing.T) {
 				t.Parallel()
-				g := c.start(t, built)
+				image := built
+				if c.layout {
+					image = buildLayout(t)
+				}
+				g := c.start(t, image)
 				g.checkFirstBoot(t, c)
 				report <- struct {
 					cloud string
@@ -64,7 +69,11 @@ func (g *guest) checkFirstBoot(t *testing.T, c cloud) {
 	t.Run("data source", func(t *testing.T) { g.checkDatasource(t, c.datasource) })
 	t.Run("cloud-init logs", g.checkCloudInitLogs)
 	t.Run("units", g.checkUnits)
-	t.Run("growth", g.checkGrowth)
+	if c.layout {
+		t.Run("layout", g.checkLayout)
+	} else {
+		t.Run("growth", g.checkGrowth)
+	}
 	t.Run("host name", func(t *testing.T) {
 		if got := g.run(t, "hostname"); got != g.instance.Hostname {
 			t.Errorf("hostname = %q, want %q from the metadata", got, g.instance.Hostname)

@@ -82,27 +82,28 @@ type cloud struct {
 	datasource string // as cloud-init names it in result.json
 	instanceID string
 	isolated   bool // without it the guest learns a gateway and a name server
+	layout     bool // the guest's disk is that of layouts/mbr.yaml
 	// prepare adds what this cloud gives its guests; dir is a scratch folder.
 	prepare func(c *boot.Config, i boot.Instance, dir string) error
 }
 
 var clouds = []cloud{
 	{
-		"openstack", "DataSourceOpenStack", "6b1a7c9e-2f43-4b7e-9a55-0c5d1e5f7a01", false,
+		"openstack", "DataSourceOpenStack", "6b1a7c9e-2f43-4b7e-9a55-0c5d1e5f7a01", false, false,
 		func(c *boot.Config, i boot.Instance, _ string) error {
 			c.SMBIOS, c.Metadata = boot.OpenStackSMBIOS(), boot.OpenStackService(i)
 			return nil
 		},
 	},
 	{
-		"ec2", "DataSourceEc2", "i-0123456789abcdef0", true,
+		"ec2", "DataSourceEc2", "i-0123456789abcdef0", true, false,
 		func(c *boot.Config, i boot.Instance, _ string) error {
 			c.SMBIOS, c.Metadata = boot.EC2SMBIOS(), boot.EC2Service(i)
 			return nil
 		},
 	},
 	{
-		"configdrive", "DataSourceConfigDrive", "6b1a7c9e-2f43-4b7e-9a55-0c5d1e5f7a03", true,
+		"configdrive", "DataSourceConfigDrive", "6b1a7c9e-2f43-4b7e-9a55-0c5d1e5f7a03", true, true,
 		func(c *boot.Config, i boot.Instance, dir string) error {
 			c.SMBIOS = boot.OpenStackSMBIOS()
 			return addSeed(c, dir, boot.ConfigDriveLabel, i.OpenStack())
@@ -112,7 +113,7 @@ var clouds = []cloud{
 
 // nocloud is how the guest of a base image from a registry is started.
 var nocloud = cloud{
-	"nocloud", "DataSourceNoCloud", "nocloud-instance-1", true,
+	"nocloud", "DataSourceNoCloud", "nocloud-instance-1", true, false,
 	func(c *boot.Config, i boot.Instance, dir string) error {
 		return addSeed(c, dir, boot.NoCloudLabel, i.NoCloud())
 	},
