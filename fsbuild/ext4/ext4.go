@@ -40,9 +40,9 @@
 //
 // A file system of minimal size ends with the last block that is needed. It is
 // as large as the smallest that mke2fs -d makes of the same files, journal and
-// number of inodes, but for holes, which mke2fs finds by itself, and the index
-// of large directories, which it leaves out. Params.KernelReserve adds what
-// Linux withholds when it mounts an ext4.
+// number of inodes, but for blocks of zeros that a content does not say are a
+// hole, which mke2fs leaves out, as it does the index of large directories.
+// Params.KernelReserve adds what Linux withholds when it mounts an ext4.
 //
 // The inodes of a group are fixed for life and inode numbers have 32 bits, so
 // the number of inodes that a small file system starts with limits its growth:

@@ -14,8 +14,9 @@ import (
 	"cairn/fsbuild/tree/dir"
 )
 
-// smallTrees are directories on the host without zeros in their files, which
-// mke2fs -d would leave out.
+// smallTrees are directories on the host. Only large files have zeros, as
+// programs have them between their segments: mke2fs -d leaves them out, and so
+// does package dir.
 func smallTrees(t *testing.T, root string) map[string]string {
 	t.Helper()
 	made := map[string]string{}
@@ -36,7 +37,7 @@ func smallTrees(t *testing.T, root string) map[string]string {
 		small[fmt.Sprintf("d%d/file-%d", i%7, i)] = strings.Repeat("x", i*37%9000)
 	}
 	for i := range 5 {
-		large[fmt.Sprint(i)] = strings.Repeat("data", i*300_000+1)
+		large[fmt.Sprint(i)] = strings.Repeat("data", 1024*(20+i*300)) + strings.Repeat("\x00", 40<<10) + strings.Repeat("data", 2000*i)
 	}
 	for i := range 40 {
 		deep[strings.Repeat("d/", i)+"f"] = strings.Repeat("y", i*100)

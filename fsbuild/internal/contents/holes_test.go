@@ -29,13 +29,13 @@ func (c *counter) ReadAt(b []byte, off int64) (int, error) {
 	return c.r.ReadAt(b, off)
 }
 
-// TestFindData: a unit of 64 KiB is data when any of its bytes is not zero.
+// TestFindData: a unit of 4 KiB is data when any of its bytes is not zero.
 func TestFindData(t *testing.T) {
-	const unit = 64 << 10
+	const unit = 4 << 10
 	rng := rand.New(rand.NewPCG(3, 3))
 	for range 200 {
-		b := make([]byte, rng.IntN(9*unit))
-		for range rng.IntN(5) {
+		b := make([]byte, rng.IntN(90*unit))
+		for range rng.IntN(40) {
 			if len(b) > 0 {
 				b[rng.IntN(len(b))] = 1
 			}
