@@ -160,13 +160,25 @@ func samples(t testing.TB) map[string][]byte {
 	all := map[string][]byte{}
 	gnu, bsd := require.Tool(t, "tar", "tar"), require.Tool(t, "bsdtar", "libarchive-tools")
 	for _, args := range [][]string{
-		{gnu, "--format=v7"}, {gnu, "--format=oldgnu"}, {gnu, "--format=gnu"}, {gnu, "--format=ustar"}, {gnu, "--format=pax"},
-		{gnu, "--format=pax", "--xattrs", "--xattrs-include=*"}, {gnu, "--format=gnu", "--owner=u:3000000000", "--group=g:2500000"},
-		{gnu, "--format=gnu", "--mtime=@-5"}, {gnu, "--format=pax", "--mtime=@-5.25"},
-		{gnu, "--format=gnu", "-S"}, {gnu, "--format=pax", "-S", "--sparse-version=0.0"},
-		{gnu, "--format=pax", "-S", "--sparse-version=0.1"}, {gnu, "--format=pax", "-S", "--sparse-version=1.0"},
-		{gnu, "--format=gnu", "--incremental"}, {gnu, "--format=pax", "--pax-option=globexthdr.name=g,comment=c"},
-		{bsd, "--format=v7"}, {bsd, "--format=ustar"}, {bsd, "--format=pax"}, {bsd, "--format=gnutar"},
+		{gnu, "--format=v7"},
+		{gnu, "--format=oldgnu"},
+		{gnu, "--format=gnu"},
+		{gnu, "--format=ustar"},
+		{gnu, "--format=pax"},
+		{gnu, "--format=pax", "--xattrs", "--xattrs-include=*"},
+		{gnu, "--format=gnu", "--owner=u:3000000000", "--group=g:2500000"},
+		{gnu, "--format=gnu", "--mtime=@-5"},
+		{gnu, "--format=pax", "--mtime=@-5.25"},
+		{gnu, "--format=gnu", "-S"},
+		{gnu, "--format=pax", "-S", "--sparse-version=0.0"},
+		{gnu, "--format=pax", "-S", "--sparse-version=0.1"},
+		{gnu, "--format=pax", "-S", "--sparse-version=1.0"},
+		{gnu, "--format=gnu", "--incremental"},
+		{gnu, "--format=pax", "--pax-option=globexthdr.name=g,comment=c"},
+		{bsd, "--format=v7"},
+		{bsd, "--format=ustar"},
+		{bsd, "--format=pax"},
+		{bsd, "--format=gnutar"},
 	} {
 		args = append(args, "-b1", "-cf", "-", "-C", src, ".")
 		cmd := exec.Command(args[0], args[1:]...)
