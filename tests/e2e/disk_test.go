@@ -55,7 +55,8 @@ func fileSystem(t *testing.T, file string) string {
 	return strings.Join(words, " ")
 }
 
-// parts copies the partitions of a raw disk into files, and says what they are.
+// parts copies the partitions of a raw disk into files, and says what type and
+// name the table gives them.
 func parts(t *testing.T, disk string) (files, kinds []string) {
 	t.Helper()
 	out, err := exec.Command("sfdisk", "--json", disk).Output()
@@ -81,7 +82,7 @@ func parts(t *testing.T, disk string) (files, kinds []string) {
 			t.Fatalf("dd: %v\n%s", err, out)
 		}
 		files = append(files, file)
-		kinds = append(kinds, p.Type+" "+p.Name+": "+fileSystem(t, file))
+		kinds = append(kinds, p.Type+" "+p.Name)
 	}
 	return files, kinds
 }
@@ -93,6 +94,9 @@ func checkDisk(t *testing.T, disk string) (root string) {
 		t.Errorf("sgdisk --verify: %v\n%s", err, out)
 	}
 	files, kinds := parts(t, disk)
+	for i, file := range files {
+		kinds[i] += ": " + fileSystem(t, file)
+	}
 	if !slices.Equal(kinds, diskParts) {
 		t.Fatalf("partitions %q, want %q", kinds, diskParts)
 	}
