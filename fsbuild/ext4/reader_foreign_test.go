@@ -181,6 +181,11 @@ func mount(t testing.TB, img, options string) (root string, unmount func()) {
 	unmount = func() {
 		if mounted {
 			mounted = false
+			// Another process may have copied the mount into a namespace of its
+			// own, so that umount alone does not end it.
+			if err := unix.Mount("", root, "", unix.MS_REMOUNT|unix.MS_RDONLY, ""); err != nil {
+				t.Error("remount:", err)
+			}
 			run(t, "umount", root)
 		}
 	}
