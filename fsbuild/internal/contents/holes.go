@@ -14,10 +14,8 @@ import (
 // bytes only, so it gives the same answer on every file system and in every
 // archive. Programs and libraries have such units between their segments: in a
 // Debian system all but a few of the units that are zero lie in one tenth of
-// the files, those that are this large.
-//
-// Of most units only the first probe bytes are read, which takes less than half
-// the time of reading them whole.
+// the files, those that are this large. Of most units only the first probe bytes
+// are read.
 const (
 	HolesFrom = 64 << 10
 	holeUnit  = 4 << 10
