@@ -39,7 +39,7 @@ func (s Seed) String() string { return hex.EncodeToString(s[:]) }
 type Name string
 
 // Names of the things that every disk image has. Others are made with
-// [OtherDisk], [Partition] and [FileSystem].
+// [OtherDisk], [Container], [Partition] and [FileSystem].
 const (
 	Disk Name = "disk"
 	Root Name = "file system root"
@@ -48,6 +48,16 @@ const (
 // OtherDisk returns the name of the disk that the disk plan calls label, beside
 // the image.
 func OtherDisk(label string) Name { return Name("disk " + label) }
+
+// Container returns the name of what holds a disk in a format. The disk is "" for
+// the image.
+func Container(format, disk string) Name {
+	name := Name("container " + format)
+	if disk != "" {
+		name += Name(" of disk " + disk)
+	}
+	return name
+}
 
 // Partition returns the name of the partition that the disk plan calls label.
 func Partition(label string) Name { return Name("partition " + label) }

@@ -121,7 +121,7 @@ func TestIdentifiersDiffer(t *testing.T) {
 	}
 	for _, inputs := range []string{"a", "b"} {
 		s := NewSeed([]byte(inputs))
-		for _, n := range []Name{Disk, Root, Partition("root"), Partition("boot"), FileSystem("boot")} {
+		for _, n := range []Name{Disk, Root, Partition("root"), Partition("boot"), FileSystem("boot"), OtherDisk("a"), Container("raw", ""), Container("vhd", ""), Container("raw", "a"), Container("raw", "b")} {
 			what := inputs + " " + string(n)
 			u, h := s.UUID(n), s.HashSeed(n)
 			add(what+" UUID", uuid(u))

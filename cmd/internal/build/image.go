@@ -87,10 +87,7 @@ func (w *worker) writeDisk(ctx context.Context, img fsbuild.Image, outs []*anOut
 // output describes one output. Its identifiers follow from the seed, and differ
 // from those of the others.
 func (w *worker) output(o *anOutput) fsbuild.Output {
-	seed, name := reproducibility.Seed(w.job.Seed), reproducibility.Name("container "+o.format)
-	if o.disk != "" {
-		name += reproducibility.Name(" of disk " + o.disk)
-	}
+	seed, name := reproducibility.Seed(w.job.Seed), reproducibility.Container(o.format, o.disk)
 	return fsbuild.Output{
 		Format: o.format, File: o.file.File(), Compress: w.req.Compress,
 		VHD:  vhd.Options{UUID: seed.UUID(name), Time: w.job.Epoch},

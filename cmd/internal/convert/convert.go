@@ -133,14 +133,14 @@ func (r *Request) identify(o *fsbuild.Output, d fsbuild.Disk) error {
 			return &mkfs.Error{What: fmt.Sprintf("option --seed: %v", err), Hint: "64 hexadecimal digits, as sha256sum prints them"}
 		}
 	}
-	Identify(o, seed)
+	Identify(o, seed, "")
 	return nil
 }
 
-// Identify gives a container identifiers that follow from a seed and its
-// format.
-func Identify(o *fsbuild.Output, seed reproducibility.Seed) {
-	name := reproducibility.Name("container " + o.Format)
+// Identify gives a container identifiers that follow from a seed, its format
+// and the disk in it, "" for the image.
+func Identify(o *fsbuild.Output, seed reproducibility.Seed, disk string) {
+	name := reproducibility.Container(o.Format, disk)
 	o.VHD.UUID, o.VMDK.CID = seed.UUID(name), seed.VolumeSerial(name)
 }
 

@@ -105,12 +105,11 @@ type writer struct {
 
 // write writes a disk, the image first.
 func (w *writer) write(ctx context.Context, img fsbuild.Image, name, path string) error {
-	seed := w.seed
+	other := ""
 	if len(w.files) > 0 {
-		path = beside(path, name)
-		seed = reproducibility.NewSeed([]byte(seed.String() + " " + name))
+		other, path = name, beside(path, name)
 	}
-	convert.Identify(&w.out, seed)
+	convert.Identify(&w.out, w.seed, other)
 	file, err := fsbuild.CreateOutput(path)
 	if err != nil {
 		return err
