@@ -304,7 +304,19 @@ func init() {
 		if err != nil || len(open) > 25 {
 			return fmt.Errorf("%d descriptors are open after 20 containers, %w", len(open), err)
 		}
-		if err := l.want(l.session, "for p in /proc/[0-9]*; do grep -q agent $p/cmdline && test $(ls $p/fd | wc -l) -gt 20 && ls -l $p/fd; done; ps | grep -c '[c]ontainer' || true; cat /proc/[0-9]*/stat | grep -c ') Z ' || true", "0\n0"); err != nil {
+		// A process may end between the listing and the look at it, and the
+		// last to end may not be reaped yet.
+		const left = `exec 2>/dev/null
+			for i in $(seq 100); do
+				left=$(
+					for p in /proc/[0-9]*; do grep -q agent $p/cmdline && set -- $p/fd/* && test $# -gt 20 && echo "$*"; done
+					ps | grep '[c]ontainer'
+					cat /proc/[0-9]*/stat | grep ') Z ')
+				test -z "$left" && break
+				sleep 0.1
+			done
+			echo "left: $left"`
+		if err := l.want(l.session, left, "left:"); err != nil {
 			return err
 		}
 		// Closing a session with a container and hooks in it.
