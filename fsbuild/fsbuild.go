@@ -129,7 +129,7 @@ var ErrImage = errors.New("invalid image description")
 // Build writes all outputs in one pass over the tree. Results are in the order
 // of outs. Files are not synced; see OutputFile for that.
 //
-// progress, if not nil, is called from one goroutine with the bytes of the disk
+// progress, if not nil, is called by one goroutine at a time with the bytes of the disk
 // that are done, ascending, and its size. Errors of an output are *OutputError.
 // When ctx ends, Build stops soon and returns its cause. After an error the
 // outputs hold anything.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,12 +42,17 @@ func writeImage(t testing.TB, name string, tr *tree.Tree, p ext4.Params) (s ext4
 
 // strictWriter checks that offsets ascend and calls do not overlap.
 type strictWriter struct {
-	t   testing.TB
-	w   io.WriterAt
-	end int64
+	t    testing.TB
+	w    io.WriterAt
+	busy atomic.Bool
+	end  int64
 }
 
 func (s *strictWriter) WriteAt(b []byte, off int64) (int, error) {
+	if !s.busy.CompareAndSwap(false, true) {
+		s.t.Errorf("WriteAt of %d bytes at %d beside another", len(b), off)
+	}
+	defer s.busy.Store(false)
 	if off < s.end || len(b) == 0 {
 		s.t.Errorf("WriteAt of %d bytes at %d, but %d was reached", len(b), off, s.end)
 	}

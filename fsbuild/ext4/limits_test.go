@@ -373,3 +373,23 @@ func TestCancel(t *testing.T) {
 		t.Fatalf("Write: %v, want context.Canceled", err)
 	}
 }
+
+// TestFirstFailure: the error is that of the content that comes first, even if
+// another one failed before.
+func TestFirstFailure(t *testing.T) {
+	first, second := errors.New("first"), errors.New("second")
+	later := make(chan struct{})
+	const size = 1 << 20 // too large for both to be in one chunk
+	tr := build(t,
+		tree.Node{Path: "a", Type: tree.Regular, Size: size, Content: openFunc(func() error { <-later; return first })},
+		tree.Node{Path: "b", Type: tree.Regular, Size: size, Content: openFunc(func() error { close(later); return second })},
+	)
+	if _, err := ext4.Write(t.Context(), &memory{}, tr, params()); !errors.Is(err, first) {
+		t.Fatalf("Write: %v, want %v", err, first)
+	}
+}
+
+// openFunc is a content that cannot be opened.
+type openFunc func() error
+
+func (f openFunc) Open() (io.ReadCloser, error) { return nil, f() }

@@ -9,67 +9,69 @@ import (
 	"sync"
 )
 
-// Sizes of the pipeline that fills buffers ahead of the one writer.
 const (
-	chunkSize    = 256 << 10 // of a buffer, whole blocks of any size
-	workerChunks = 4         // buffers of one worker
-	maxWorkers   = 8
+	chunkSize  = 256 << 10 // of a worker's buffer, whole blocks of any size
+	maxWorkers = 9
 )
 
 // Write emits the image. Offsets of successive WriteAt calls ascend strictly
-// and never overlap; what is skipped reads as zeros, up to [Layout.Size]. All
-// calls come from the calling goroutine. Contents are read ahead by several
-// goroutines, which have ended when Write returns, with at most 9 MiB of
-// buffers; the bytes do not depend on their number.
+// and never overlap; what is skipped reads as zeros, up to [Layout.Size]. The
+// calls come from several goroutines, one after the other. These have ended
+// when Write returns. Each fills a buffer of its own, at most 3 MiB together,
+// while others write; the bytes do not depend on their number.
 //
 // A content that is shorter or longer than its Size is an error that names the
 // path, and so is one that cannot be read. An error of w is returned wrapped.
 // After an error the image is incomplete.
 func (l *Layout) Write(ctx context.Context, w io.WriterAt) (Summary, error) {
 	ctx, cancel := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	defer wg.Wait()
 	defer cancel()
-	p := pipeline{l: l, todo: make(chan *job), order: make(chan *job, 2*maxWorkers)}
-	wg.Go(func() { p.feed(ctx) })
-	for range max(1, min(runtime.GOMAXPROCS(0), maxWorkers)) {
-		wg.Go(func() { p.work(ctx) })
+	jobs := make(chan job)
+	var failure error // only who has the turn sets it, and then gives it to nobody
+	var wg sync.WaitGroup
+	wg.Go(func() { l.feed(ctx, jobs) })
+	for range min(runtime.GOMAXPROCS(0)+1, maxWorkers) { // one more than can run, since one waits for its turn
+		wg.Go(func() {
+			f := &filler{l: l, w: w, done: ctx.Done(), buf: make([]byte, 0, chunkSize+maxBlockSize)}
+			for j := range jobs {
+				err := f.run(j)
+				if errors.Is(err, errStopped) || f.wait() != nil {
+					return
+				}
+				if err != nil {
+					failure = err
+					cancel()
+					return
+				}
+				close(j.next)
+			}
+		})
 	}
-	if err := p.drain(ctx, w); err != nil {
-		return Summary{}, fmt.Errorf("write ext4: %w", err)
+	wg.Wait()
+	if failure == nil {
+		failure = ctx.Err()
+	}
+	if failure != nil {
+		return Summary{}, fmt.Errorf("write ext4: %w", failure)
 	}
 	return l.Summary(), nil
 }
 
 // job is a range of the layout's segments that ends with a file, and the
-// group metadata between them.
+// group metadata between them. Jobs are made at the same time and written in
+// order: turn is closed when the one before is written, next when this one is.
 type job struct {
 	segs, meta []segment
-	out        chan chunk // never blocks: it has room for all buffers of a worker
-}
-
-// chunk is a filled buffer, or an error.
-type chunk struct {
-	offset int64
-	data   []byte
-	free   chan []byte // where the buffer goes back to
-	err    error
-}
-
-// pipeline carries jobs in order to workers, and their chunks in the same
-// order to the writer. It cannot deadlock: the first unfinished job belongs to
-// a worker whose buffers are either free or on their way to the writer.
-type pipeline struct {
-	l     *Layout
-	todo  chan *job
-	order chan *job
+	turn       <-chan struct{}
+	next       chan<- struct{}
 }
 
 // feed cuts the layout into jobs of about one chunk.
-func (p *pipeline) feed(ctx context.Context) {
-	defer close(p.order)
-	defer close(p.todo)
-	segs, meta, chunkBlocks := p.l.segs, p.l.meta, uint32(chunkSize/p.l.blockSize)
+func (l *Layout) feed(ctx context.Context, jobs chan<- job) {
+	defer close(jobs)
+	turn := make(chan struct{})
+	close(turn)
+	segs, meta, chunkBlocks := l.segs, l.meta, uint32(chunkSize/l.blockSize)
 	for len(segs) > 0 || len(meta) > 0 {
 		n, blocks := 0, uint32(0)
 		for n < len(segs) && (blocks < chunkBlocks || sameOwner(segs[n-1], segs[n])) {
@@ -80,18 +82,13 @@ func (p *pipeline) feed(ctx context.Context) {
 		for m < len(meta) && (n == len(segs) || meta[m].start < segs[n].start) {
 			m++
 		}
-		j := &job{segs: segs[:n], meta: meta[:m], out: make(chan chunk, workerChunks+1)}
-		segs, meta = segs[n:], meta[m:]
+		next := make(chan struct{})
 		select {
-		case p.order <- j:
+		case jobs <- job{segs: segs[:n], meta: meta[:m], turn: turn, next: next}:
 		case <-ctx.Done():
 			return
 		}
-		select {
-		case p.todo <- j:
-		case <-ctx.Done():
-			return
-		}
+		segs, meta, turn = segs[n:], meta[m:], next
 	}
 }
 
@@ -101,61 +98,15 @@ func sameOwner(a, b segment) bool {
 	return a.owner == b.owner && (a.kind == b.kind || b.kind == segIndex) && a.kind != segXattr
 }
 
-// drain writes the chunks of all jobs in order.
-func (p *pipeline) drain(ctx context.Context, w io.WriterAt) error {
-	for j := range p.order {
-		for open := true; open; {
-			var c chunk
-			select {
-			case c, open = <-j.out:
-			case <-ctx.Done():
-				return ctx.Err()
-			}
-			if !open {
-				break
-			}
-			if c.err != nil {
-				return c.err
-			}
-			n, err := w.WriteAt(c.data, c.offset)
-			if err == nil && n < len(c.data) {
-				err = io.ErrShortWrite
-			}
-			if err != nil {
-				return fmt.Errorf("%d bytes at %d: %w", len(c.data), c.offset, err)
-			}
-			c.free <- c.data
-		}
-	}
-	return ctx.Err()
-}
-
-// work fills the chunks of jobs until there are none.
-func (p *pipeline) work(ctx context.Context) {
-	f := &filler{l: p.l, done: ctx.Done(), free: make(chan []byte, workerChunks)}
-	for range workerChunks {
-		f.free <- make([]byte, chunkSize+maxBlockSize)[:0] // room to look one byte beyond a file
-	}
-	for j := range p.todo {
-		err := f.run(j)
-		if err != nil {
-			j.out <- chunk{err: err}
-		}
-		close(j.out)
-		if err != nil {
-			return
-		}
-	}
-}
-
-// filler makes the blocks of a job into chunks, each a run of adjacent blocks.
+// filler makes the blocks of a job into chunks, each a run of adjacent blocks,
+// and writes them.
 type filler struct {
 	l      *Layout
-	done   <-chan struct{} // closed when the writer has given up
-	free   chan []byte
-	out    chan chunk
-	buf    []byte // the current chunk, nil before the first block
-	offset int64  // of buf
+	w      io.WriterAt
+	done   <-chan struct{} // closed when writing is to stop
+	turn   <-chan struct{} // of the job
+	buf    []byte          // the current chunk, with room to look one byte beyond a file
+	offset int64           // of buf
 
 	file     fileReader
 	dir      *dirWriter
@@ -164,8 +115,8 @@ type filler struct {
 }
 
 // run merges the job's segments and metadata by position.
-func (f *filler) run(j *job) error {
-	f.out = j.out
+func (f *filler) run(j job) error {
+	f.turn, f.buf = j.turn, f.buf[:0]
 	defer f.file.close()
 	segs, meta := j.segs, j.meta
 	for len(segs) > 0 || len(meta) > 0 {
@@ -179,8 +130,7 @@ func (f *filler) run(j *job) error {
 			return err
 		}
 	}
-	f.flush()
-	return nil
+	return f.flush()
 }
 
 // segment makes the blocks of one segment.
@@ -272,19 +222,12 @@ func allZero(b []byte) bool {
 // the block does not follow or there is no room.
 func (f *filler) at(block uint64) error {
 	offset := int64(block) * int64(f.l.blockSize)
-	if f.buf != nil && len(f.buf) < chunkSize && (offset == f.offset+int64(len(f.buf))) {
+	if n := len(f.buf); n > 0 && n < chunkSize && offset == f.offset+int64(n) {
 		return nil
 	}
-	f.flush()
-	if f.buf == nil {
-		select {
-		case f.buf = <-f.free:
-		case <-f.done:
-			return context.Canceled
-		}
-	}
-	f.buf, f.offset = f.buf[:0], offset
-	return nil
+	err := f.flush()
+	f.offset = offset
+	return err
 }
 
 // block returns the next block of the current chunk, zeroed.
@@ -299,11 +242,36 @@ func (f *filler) block(number uint64) ([]byte, error) {
 	return b, nil
 }
 
-// flush hands the current chunk to the writer if there is anything in it.
-func (f *filler) flush() {
-	if len(f.buf) > 0 {
-		f.out <- chunk{offset: f.offset, data: f.buf, free: f.free}
-		f.buf = nil
+// flush writes the current chunk if there is anything in it.
+func (f *filler) flush() error {
+	b := f.buf
+	f.buf = b[:0]
+	if len(b) == 0 {
+		return nil
+	}
+	if err := f.wait(); err != nil {
+		return err
+	}
+	n, err := f.w.WriteAt(b, f.offset)
+	if err == nil && n < len(b) {
+		err = io.ErrShortWrite
+	}
+	if err != nil {
+		return fmt.Errorf("%d bytes at %d: %w", len(b), f.offset, err)
+	}
+	return nil
+}
+
+// errStopped is the cause when another worker failed, or the caller gave up.
+var errStopped = errors.New("stopped")
+
+// wait waits for the job's turn.
+func (f *filler) wait() error {
+	select {
+	case <-f.turn:
+		return nil
+	case <-f.done:
+		return errStopped
 	}
 }
 

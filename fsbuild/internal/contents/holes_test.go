@@ -66,20 +66,12 @@ func TestFindData(t *testing.T) {
 	}
 }
 
-// TestFindDataReads: neither data nor holes are read as a whole.
+// TestFindDataReads: a hole that is known is not read as a whole.
 func TestFindDataReads(t *testing.T) {
 	const size = 8 << 20
-	for name, c := range map[string]struct {
-		b    byte
-		next func(int64) int64
-	}{
-		"data": {1, nil},
-		"hole": {0, func(int64) int64 { return size }},
-	} {
-		r := &counter{t: t, r: bytes.NewReader(bytes.Repeat([]byte{c.b}, size))}
-		if _, err := contents.FindData(r, size, c.next); err != nil || r.bytes > size/10 {
-			t.Errorf("%s: %d of %d bytes are read, %v", name, r.bytes, size, err)
-		}
+	r := &counter{t: t, r: bytes.NewReader(make([]byte, size))}
+	if _, err := contents.FindData(r, size, func(int64) int64 { return size }); err != nil || r.bytes > size/10 {
+		t.Errorf("%d of %d bytes are read, %v", r.bytes, size, err)
 	}
 	fault := errors.New("fault")
 	if _, err := contents.FindData(broken{fault}, size, nil); !errors.Is(err, fault) {
