@@ -72,6 +72,12 @@ func (g *guest) installKernel(t *testing.T) string {
 // the guest's identity.
 func (g *guest) checkReboot(t *testing.T, version string) {
 	before := g.identity(t)
+	// GRUB is to read its environment block and to empty this variable in it.
+	const next, used = "next_entry=0", "next_entry="
+	g.run(t, "grub-reboot 0")
+	if got := g.run(t, "grub-editenv list"); !slices.Contains(strings.Split(got, "\n"), next) {
+		t.Errorf("GRUB's environment before the reboot: %q, want %q", got, next)
+	}
 	boot := g.run(t, "cat /proc/sys/kernel/random/boot_id")
 	from := len(g.Serial().Bytes())
 	g.session.Run(within(t, time.Minute), asRoot("systemctl reboot")) //nolint:errcheck // the connection may break
@@ -89,6 +95,9 @@ func (g *guest) checkReboot(t *testing.T, version string) {
 	}
 	if got := g.run(t, "uname -r"); got != version {
 		t.Errorf("running kernel = %s, want %s", got, version)
+	}
+	if got := g.run(t, "grub-editenv list"); !slices.Contains(strings.Split(got, "\n"), used) {
+		t.Errorf("GRUB's environment after the reboot: %q, want %q", got, used)
 	}
 	if after := g.identity(t); after != before {
 		t.Errorf("after the reboot the guest is %v, was %v", after, before)
