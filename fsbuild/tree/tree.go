@@ -167,10 +167,30 @@ var (
 	ErrInvalid  = errors.New("invalid node")
 )
 
+// entry is a node in its place. There may be millions, most of them files.
 type entry struct {
 	Node
-	kids []*entry
-	at   int // its place among the kids of its parent
+	at  int     // its place among the kids of its parent
+	dir *folder // of a Directory
+}
+
+// folder is what only directories have.
+type folder struct{ kids []*entry }
+
+func newEntry(n Node) *entry {
+	e := &entry{Node: n}
+	if n.Type == Directory {
+		e.dir = &folder{}
+	}
+	return e
+}
+
+// kids are what is in a directory; none are in what is no directory.
+func (e *entry) kids() []*entry {
+	if e.dir == nil {
+		return nil
+	}
+	return e.dir.kids
 }
 
 // Tree is a set of nodes. The zero value is not usable; call [New].
@@ -187,7 +207,7 @@ type Tree struct {
 // New returns a tree that holds only the root directory: mode 0755, owner
 // 0:0, time 0.
 func New() *Tree {
-	root := &entry{Node: Node{Path: ".", Type: Directory, Mode: 0o755}}
+	root := newEntry(Node{Path: ".", Type: Directory, Mode: 0o755})
 	return &Tree{index: map[string]*entry{".": root}, dirty: map[*entry]struct{}{}}
 }
 
@@ -209,11 +229,11 @@ func (t *Tree) Add(n Node) error {
 	if parent.Type != Directory {
 		return fmt.Errorf("add to tree: %q: %w", n.Path, ErrNotDir)
 	}
-	e := &entry{Node: n, at: len(parent.kids)}
-	if len(parent.kids) > 0 && parent.kids[len(parent.kids)-1].Name() > e.Name() {
+	e, kids := newEntry(n), parent.dir.kids
+	if e.at = len(kids); e.at > 0 && kids[e.at-1].Name() > e.Name() {
 		t.dirty[parent] = struct{}{}
 	}
-	parent.kids = append(parent.kids, e)
+	parent.dir.kids = append(kids, e)
 	t.index[n.Path] = e
 	return nil
 }
@@ -234,10 +254,12 @@ func (t *Tree) Remove(path string) {
 	if !ok {
 		return
 	}
-	for _, k := range e.kids {
+	for _, k := range e.kids() {
 		t.forget(k)
 	}
-	e.kids = nil
+	if e.dir != nil {
+		e.dir.kids = nil
+	}
 	delete(t.dirty, e)
 	if path == "." {
 		return
@@ -249,21 +271,22 @@ func (t *Tree) Remove(path string) {
 // removeKid puts the last kid in the place of one, so that its time does not
 // depend on how many there are.
 func (t *Tree) removeKid(parent, e *entry) {
-	last := len(parent.kids) - 1
+	kids := parent.dir.kids
+	last := len(kids) - 1
 	if e.at != last {
-		moved := parent.kids[last]
-		parent.kids[e.at], moved.at = moved, e.at
+		moved := kids[last]
+		kids[e.at], moved.at = moved, e.at
 		t.dirty[parent] = struct{}{}
 	}
-	parent.kids[last] = nil
-	parent.kids = parent.kids[:last]
+	kids[last] = nil
+	parent.dir.kids = kids[:last]
 }
 
 func (t *Tree) forget(e *entry) {
 	stack := []*entry{e}
 	for len(stack) > 0 {
 		e = stack[len(stack)-1]
-		stack = append(stack[:len(stack)-1], e.kids...)
+		stack = append(stack[:len(stack)-1], e.kids()...)
 		delete(t.index, e.Path)
 		delete(t.dirty, e)
 	}
@@ -318,7 +341,7 @@ func (t *Tree) All() iter.Seq[*Node] {
 func (t *Tree) under(e *entry) iter.Seq[*Node] {
 	return func(yield func(*Node) bool) {
 		t.sort()
-		stack := slices.Clone(e.kids)
+		stack := slices.Clone(e.kids())
 		slices.Reverse(stack)
 		walk(stack, yield)
 	}
@@ -332,7 +355,7 @@ func walk(stack []*entry, yield func(*Node) bool) {
 		if !yield(&e.Node) {
 			return
 		}
-		for _, k := range slices.Backward(e.kids) {
+		for _, k := range slices.Backward(e.kids()) {
 			stack = append(stack, k)
 		}
 	}
@@ -347,7 +370,7 @@ func (t *Tree) Children(path string) iter.Seq[*Node] {
 			return
 		}
 		t.sortKids(e)
-		for _, k := range e.kids {
+		for _, k := range e.kids() {
 			if !yield(&k.Node) {
 				return
 			}
@@ -377,8 +400,8 @@ func (t *Tree) sortKids(e *entry) {
 }
 
 func (e *entry) sort() {
-	slices.SortFunc(e.kids, func(a, b *entry) int { return strings.Compare(a.Name(), b.Name()) })
-	for i, k := range e.kids {
+	slices.SortFunc(e.dir.kids, func(a, b *entry) int { return strings.Compare(a.Name(), b.Name()) })
+	for i, k := range e.dir.kids {
 		k.at = i
 	}
 }

@@ -14,14 +14,23 @@ import (
 	"cairn/fsbuild/tree"
 )
 
-// content is the content of one file.
+// content is the content of one file. There may be millions.
 type content struct {
-	root  *os.File
+	from  *origin
 	path  string
+	ino   uint64
 	size  int64
-	mtime tree.Time
-	id    fileID
+	mtime int64 // in nanoseconds, modulo 1<<64
 }
+
+// origin is what the files of one file system have in common.
+type origin struct {
+	root *os.File
+	dev  uint64
+}
+
+// nanoseconds are enough of a time to tell whether it is still the same.
+func nanoseconds(sec, nsec int64) int64 { return sec*1_000_000_000 + nsec }
 
 // large is a content that may have holes.
 type large struct{ content }
@@ -41,7 +50,7 @@ func (c *content) Open() (io.ReadCloser, error) {
 }
 
 func (c *content) open() (int, error) {
-	fd, err := openBeneath(c.root, c.path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
+	fd, err := openBeneath(c.from.root, c.path, unix.O_RDONLY|unix.O_NONBLOCK|unix.O_NOCTTY)
 	if err != nil {
 		return -1, fmt.Errorf("open: %w", err)
 	}
@@ -50,8 +59,7 @@ func (c *content) open() (int, error) {
 		closeRead(fd)
 		return -1, fmt.Errorf("stat: %w", err)
 	}
-	same := st.Ino == c.id.ino && st.Dev == c.id.dev && st.Size == c.size &&
-		st.Mtim.Sec == c.mtime.Sec && uint32(st.Mtim.Nsec) == c.mtime.Nsec
+	same := st.Ino == c.ino && st.Dev == c.from.dev && st.Size == c.size && nanoseconds(st.Mtim.Unix()) == c.mtime
 	if !same {
 		closeRead(fd)
 		return -1, ErrChanged

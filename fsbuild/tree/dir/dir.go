@@ -121,7 +121,7 @@ func ReadFrom(ctx context.Context, root *os.File, o Options) (*tree.Tree, error)
 
 func (s *scanner) read(ctx context.Context) (*tree.Tree, error) {
 	top := item{}
-	if err := s.stat(int(s.root.Fd()), "", ".", &top); err != nil {
+	if err := (&worker{scanner: s}).stat(int(s.root.Fd()), "", ".", &top); err != nil {
 		return nil, err
 	}
 	t := tree.New()
@@ -255,6 +255,7 @@ func link(t *tree.Tree) {
 // worker reads one directory after the other.
 type worker struct {
 	*scanner
+	from    *origin // of the last file
 	dirents []byte
 	names   []string
 	found   []item // in the last directory, by name
@@ -321,7 +322,7 @@ var modeTypes = map[uint16]tree.Type{
 }
 
 // stat reads the metadata of name in the directory fd; an empty name means fd.
-func (s *scanner) stat(fd int, name, path string, k *item) error {
+func (w *worker) stat(fd int, name, path string, k *item) error {
 	var st unix.Statx_t
 	flags := unix.AT_SYMLINK_NOFOLLOW | unix.AT_NO_AUTOMOUNT | unix.AT_EMPTY_PATH
 	if err := statx(fd, name, flags, &st); err != nil {
@@ -344,7 +345,10 @@ func (s *scanner) stat(fd int, name, path string, k *item) error {
 	switch n.Type {
 	case tree.Regular:
 		n.Size = int64(st.Size)
-		c := content{root: s.root, path: path, size: n.Size, mtime: n.MTime, id: k.id}
+		if w.from == nil || w.from.dev != dev {
+			w.from = &origin{w.root, dev}
+		}
+		c := content{from: w.from, path: path, ino: st.Ino, size: n.Size, mtime: nanoseconds(st.Mtime.Sec, int64(st.Mtime.Nsec))}
 		if n.Content = &c; n.Size >= contents.HolesFrom {
 			n.Content = &large{c}
 		}
@@ -358,7 +362,7 @@ func (s *scanner) stat(fd int, name, path string, k *item) error {
 		n.Target = target
 	default: // nothing more
 	}
-	return s.complete(fd, name, n)
+	return w.complete(fd, name, n)
 }
 
 // complete translates ids and reads extended attributes.
