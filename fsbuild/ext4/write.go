@@ -7,6 +7,8 @@ import (
 	"io"
 	"runtime"
 	"sync"
+
+	"cairn/fsbuild/internal/contents"
 )
 
 const (
@@ -303,9 +305,6 @@ func (f *filler) data(s segment) error {
 	return nil
 }
 
-// errChanged is the cause when a content is not as long as its node says.
-var errChanged = errors.New("content changed while it was read")
-
 // fileReader reads the content of one file after the other.
 type fileReader struct {
 	ino    *inode
@@ -360,9 +359,9 @@ func (r *fileReader) read(b []byte, offset int64) error {
 	case err != nil && !errors.Is(err, io.EOF):
 		return err
 	case n < want:
-		return fmt.Errorf("%w: it has %d bytes, not %d", errChanged, r.offset, r.ino.node.Size)
+		return fmt.Errorf("%w: it has %d bytes, not %d", contents.ErrChanged, r.offset, r.ino.node.Size)
 	case n > want:
-		return fmt.Errorf("%w: it has more than %d bytes", errChanged, r.ino.node.Size)
+		return fmt.Errorf("%w: it has more than %d bytes", contents.ErrChanged, r.ino.node.Size)
 	}
 	return nil
 }
@@ -377,7 +376,7 @@ func (r *fileReader) seek(offset int64) error {
 		return err
 	}
 	if n, err := io.CopyN(io.Discard, r.r, offset-r.offset); err != nil {
-		return fmt.Errorf("%w: it has %d bytes, not %d: %w", errChanged, r.offset+n, r.ino.node.Size, err)
+		return fmt.Errorf("%w: it has %d bytes, not %d: %w", contents.ErrChanged, r.offset+n, r.ino.node.Size, err)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 
+	"cairn/fsbuild/internal/contents"
 	"cairn/fsbuild/tree"
 )
 
@@ -183,59 +184,28 @@ func (e *emitter) zeros(offset int64, n int) ([]byte, error) {
 	return b, nil
 }
 
-// errChanged is the cause when a content is not as long as its node says.
-var errChanged = errors.New("content changed while it was read")
-
 // copy writes the content of a file.
 func (e *emitter) copy(offset int64, n *tree.Node) error {
 	if err := e.seek(offset); err != nil {
 		return err
 	}
-	r, err := n.Content.Open()
+	r, err := contents.Open(n)
 	if err != nil {
 		return fmt.Errorf("%q: %w", n.Path, err)
 	}
 	defer r.Close()
-	for left := n.Size; left > 0; {
+	for {
 		free, err := e.room()
 		if err != nil {
 			return err
 		}
-		k, err := readFull(r, free[:min(left, int64(len(free)))])
+		k, err := r.Read(free)
 		e.buf = e.buf[:len(e.buf)+k]
-		left -= int64(k)
 		if errors.Is(err, io.EOF) {
-			err = fmt.Errorf("%w: it has %d bytes, not %d", errChanged, n.Size-left, n.Size)
+			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("%q: %w", n.Path, err)
 		}
 	}
-	if k, err := readFull(r, make([]byte, 1)); k > 0 {
-		return fmt.Errorf("%q: %w: it has more than %d bytes", n.Path, errChanged, n.Size)
-	} else if !errors.Is(err, io.EOF) {
-		return fmt.Errorf("%q: %w", n.Path, err)
-	}
-	return nil
-}
-
-// readFull fills b. At the end of the file it returns io.EOF, also after some
-// bytes. Unlike io.ReadFull it does not wait for ever on a reader that yields
-// nothing.
-func readFull(r io.Reader, b []byte) (n int, err error) {
-	for idle := 0; n < len(b); idle++ {
-		k, err := r.Read(b[n:])
-		if n += k; n == len(b) {
-			break
-		}
-		if err != nil {
-			return n, err
-		}
-		if k > 0 {
-			idle = 0
-		} else if idle > 100 {
-			return n, io.ErrNoProgress
-		}
-	}
-	return n, nil
 }

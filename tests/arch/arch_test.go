@@ -32,9 +32,9 @@ reproducibility/store:  golang.org/x/sys
 fsbuild/internal/contents: fsbuild/tree
 fsbuild/tree/dir:       fsbuild/internal/contents fsbuild/tree golang.org/x/sys
 fsbuild/internal/fstest: fsbuild/tree
-fsbuild/ext4:           fsbuild/tree
+fsbuild/ext4:           fsbuild/internal/contents fsbuild/tree
 fsbuild/swap:
-fsbuild/vfat:           fsbuild/tree
+fsbuild/vfat:           fsbuild/internal/contents fsbuild/tree
 fsbuild/cpio:           fsbuild/internal/contents fsbuild/tree
 fsbuild/tar/entry:      fsbuild/tree
 fsbuild/squashfs:       fsbuild/compress fsbuild/internal/contents fsbuild/tree github.com/klauspost/compress
