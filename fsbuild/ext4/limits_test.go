@@ -379,7 +379,7 @@ func TestCancel(t *testing.T) {
 func TestFirstFailure(t *testing.T) {
 	first, second := errors.New("first"), errors.New("second")
 	later := make(chan struct{})
-	const size = 1 << 20 // too large for both to be in one chunk
+	const size = 4 << 20 // too large for both to be made by one worker
 	tr := build(t,
 		tree.Node{Path: "a", Type: tree.Regular, Size: size, Content: openFunc(func() error { <-later; return first })},
 		tree.Node{Path: "b", Type: tree.Regular, Size: size, Content: openFunc(func() error { close(later); return second })},

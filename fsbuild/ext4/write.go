@@ -12,14 +12,14 @@ import (
 )
 
 const (
-	chunkSize  = 256 << 10 // of a worker's buffer, whole blocks of any size
+	chunkSize  = 1 << 20 // of a worker's buffer, whole blocks of any size
 	maxWorkers = 9
 )
 
 // Write emits the image. Offsets of successive WriteAt calls ascend strictly
 // and never overlap; what is skipped reads as zeros, up to [Layout.Size]. The
 // calls come from several goroutines, one after the other. These have ended
-// when Write returns. Each fills a buffer of its own, at most 3 MiB together,
+// when Write returns. Each fills a buffer of its own, at most 9 MiB together,
 // while others write; the bytes do not depend on their number.
 //
 // A content that is shorter or longer than its Size is an error that names the
