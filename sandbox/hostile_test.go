@@ -74,7 +74,7 @@ func (l *lab) hostile(before, hook, want, refuse string) error {
 	if err := l.want(l.session, "mkdir /image/t; cp -a /image/bin /image/t/; cd /image/t; mkdir dev proc sys etc tmp var mnt root; touch etc/passwd; "+before, ""); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(l.ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(l.ctx, patience)
 	defer cancel()
 	c, err := l.session.Container(ctx, sandbox.ContainerSpec{Rootfs: "/image/t", Mounts: []sandbox.Mount{
 		{Source: "/tmp/bound", Target: "/etc/bound"}, {Source: "/tmp/made", Target: "/mnt/made"},
@@ -160,7 +160,7 @@ func init() {
 		}
 		select {
 		case <-l.session.Done():
-		case <-time.After(5 * time.Second):
+		case <-time.After(patience):
 			return errors.New("the session is not done")
 		}
 		return nil
