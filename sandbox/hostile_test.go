@@ -108,7 +108,10 @@ func init() {
 		}
 		ctx, cancel := context.WithTimeout(l.ctx, 300*time.Millisecond)
 		defer cancel()
-		_, err = c.Run(ctx, sandbox.Command{Args: []string{"sh", "-c", "f() { (sleep 0.01; setsid sh -c 'sleep 982') & f2; }; f2() { for i in 1 2 3; do f & sleep 0.01; done; }; f; sleep 981"}, Env: l.env()})
+		// Its limit is the machine's protection: what runs beside this test would
+		// stand still, and so would who is to kill it.
+		const bomb = "f() { (sleep 0.01; setsid sh -c 'sleep 982') & f2; }; f2() { for i in 1 2 3; do f & sleep 0.01; done; }; (ulimit -u 1000 && f) & exec sleep 981"
+		_, err = c.Run(ctx, sandbox.Command{Args: []string{"sh", "-c", bomb}, Env: l.env()})
 		if !errors.Is(err, context.DeadlineExceeded) {
 			return fmt.Errorf("fork bomb: %w", err)
 		}
