@@ -191,7 +191,7 @@ func newStore(t testing.TB) *store.Store {
 
 func options(s *store.Store) Options {
 	return Options{
-		Arch: "amd64", Store: s, RetryDelay: time.Millisecond, Stall: 5 * time.Second,
+		Arch: "amd64", Store: s, RetryDelay: time.Millisecond, Stall: 5 * time.Minute,
 		Insecure: func(host string) bool { return strings.HasPrefix(host, "127.0.0.1:") },
 	}
 }
@@ -485,7 +485,7 @@ func TestFaults(t *testing.T) {
 			}
 			o := options(s)
 			if strings.HasPrefix(name, "stalls") {
-				o.Stall = 100 * time.Millisecond
+				o.Stall = time.Second // a few times, and the registry is busy once
 			}
 			if tt.want != nil {
 				checkKind(t, srv.host+"/base:v1", o, tt.want)
