@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"net"
@@ -126,6 +127,33 @@ func TestMachineErrorsTellWhatHappened(t *testing.T) {
 	}
 	if err := m.SaveSerial(filepath.Join(t.TempDir(), "log")); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestLastTry: what QEMU brought about before it ended counts.
+func TestLastTry(t *testing.T) {
+	m := &Machine{exited: make(chan struct{})}
+	close(m.exited)
+	tries := 0
+	err := m.poll(t.Context(), time.Hour, func() (bool, error) {
+		tries++
+		return tries == 2, nil
+	})
+	if err != nil || tries != 2 {
+		t.Errorf("poll() after the end: %v, in %d tries", err, tries)
+	}
+}
+
+// TestSilentMonitor: the end of time is told as such.
+func TestSilentMonitor(t *testing.T) {
+	near, far := net.Pipe()
+	defer near.Close()
+	defer far.Close()
+	q := &monitor{conn: near, dec: json.NewDecoder(near), enc: json.NewEncoder(near)}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := q.execute(ended, "stop", nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("execute() error = %v", err)
 	}
 }
 
