@@ -485,7 +485,7 @@ func TestFaults(t *testing.T) {
 			}
 			o := options(s)
 			if strings.HasPrefix(name, "stalls") {
-				o.Stall = time.Second // a few times, and the registry is busy once
+				o.Stall = time.Second
 			}
 			if tt.want != nil {
 				checkKind(t, srv.host+"/base:v1", o, tt.want)
