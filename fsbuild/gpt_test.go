@@ -184,7 +184,7 @@ func TestGPTBootsFromBIOS(t *testing.T) {
 	img.Core, err = os.ReadFile(core)
 	must(t, err)
 	paths, _ := build(t, img)
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(ctx, require.Tool(t, "qemu-system-x86_64", "qemu-system-x86"), "-accel", "tcg", "-m", "64", "-display", "none", "-net", "none",
 		"-serial", "stdio", "-drive", "format=qcow2,if=virtio,file="+paths[1]).CombinedOutput()

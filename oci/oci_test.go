@@ -191,7 +191,7 @@ func newStore(t testing.TB) *store.Store {
 
 func options(s *store.Store) Options {
 	return Options{
-		Arch: "amd64", Store: s, RetryDelay: time.Millisecond, Stall: 5 * time.Second,
+		Arch: "amd64", Store: s, RetryDelay: time.Millisecond, Stall: 5 * time.Minute,
 		Insecure: func(host string) bool { return strings.HasPrefix(host, "127.0.0.1:") },
 	}
 }
@@ -428,6 +428,12 @@ func TestFaults(t *testing.T) {
 	status := func(code int) func(http.ResponseWriter, *http.Request) bool {
 		return func(w http.ResponseWriter, _ *http.Request) bool { w.WriteHeader(code); return true }
 	}
+	stall := func(w http.ResponseWriter, r *http.Request) bool {
+		w.WriteHeader(200)
+		w.(http.Flusher).Flush() //nolint:forcetypeassert,errcheck // the test server's
+		<-r.Context().Done()
+		return true
+	}
 	cut := func(w http.ResponseWriter) {
 		w.Header().Set("Content-Length", "100000")
 		w.Write(big.layers[0][:100]) //nolint:errcheck // a test
@@ -467,13 +473,9 @@ func TestFaults(t *testing.T) {
 			w.WriteHeader(401)
 			return true
 		}, ErrInsecure},
-		"stalls": {"/blobs/", 1e6, func(w http.ResponseWriter, r *http.Request) bool {
-			w.WriteHeader(200)
-			w.(http.Flusher).Flush() //nolint:forcetypeassert,errcheck // the test server's
-			<-r.Context().Done()
-			return true
-		}, ErrUnreachable},
-		"stalls once": {"/manifests/", 1, func(_ http.ResponseWriter, r *http.Request) bool { <-r.Context().Done(); return true }, nil},
+		"stalls":            {"/blobs/", 1e6, stall, ErrUnreachable},
+		"stalls in a layer": {blobDigest(big.layers[0]), 1e6, stall, ErrUnreachable},
+		"stalls once":       {"/manifests/", 1, func(_ http.ResponseWriter, r *http.Request) bool { <-r.Context().Done(); return true }, nil},
 	}
 	for name, tt := range tests {
 		t.Run(name, func(t *testing.T) {
@@ -485,7 +487,7 @@ func TestFaults(t *testing.T) {
 			}
 			o := options(s)
 			if strings.HasPrefix(name, "stalls") {
-				o.Stall = 100 * time.Millisecond
+				o.Stall = time.Second
 			}
 			if tt.want != nil {
 				checkKind(t, srv.host+"/base:v1", o, tt.want)

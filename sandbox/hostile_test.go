@@ -74,7 +74,7 @@ func (l *lab) hostile(before, hook, want, refuse string) error {
 	if err := l.want(l.session, "mkdir /image/t; cp -a /image/bin /image/t/; cd /image/t; mkdir dev proc sys etc tmp var mnt root; touch etc/passwd; "+before, ""); err != nil {
 		return err
 	}
-	ctx, cancel := context.WithTimeout(l.ctx, 20*time.Second)
+	ctx, cancel := context.WithTimeout(l.ctx, patience)
 	defer cancel()
 	c, err := l.session.Container(ctx, sandbox.ContainerSpec{Rootfs: "/image/t", Mounts: []sandbox.Mount{
 		{Source: "/tmp/bound", Target: "/etc/bound"}, {Source: "/tmp/made", Target: "/mnt/made"},
@@ -108,7 +108,10 @@ func init() {
 		}
 		ctx, cancel := context.WithTimeout(l.ctx, 300*time.Millisecond)
 		defer cancel()
-		_, err = c.Run(ctx, sandbox.Command{Args: []string{"sh", "-c", "f() { (sleep 0.01; setsid sh -c 'sleep 982') & f2; }; f2() { for i in 1 2 3; do f & sleep 0.01; done; }; f; sleep 981"}, Env: l.env()})
+		// Its limit is the machine's protection: what runs beside this test would
+		// stand still, and so would who is to kill it.
+		const bomb = "f() { (sleep 0.01; setsid sh -c 'sleep 982') & f2; }; f2() { for i in 1 2 3; do f & sleep 0.01; done; }; (ulimit -u 1000 && f) & exec sleep 981"
+		_, err = c.Run(ctx, sandbox.Command{Args: []string{"sh", "-c", bomb}, Env: l.env()})
 		if !errors.Is(err, context.DeadlineExceeded) {
 			return fmt.Errorf("fork bomb: %w", err)
 		}
@@ -160,7 +163,7 @@ func init() {
 		}
 		select {
 		case <-l.session.Done():
-		case <-time.After(5 * time.Second):
+		case <-time.After(patience):
 			return errors.New("the session is not done")
 		}
 		return nil

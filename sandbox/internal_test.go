@@ -2,6 +2,7 @@ package sandbox
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"io"
 	"os"
@@ -126,6 +127,30 @@ func TestSendFiles(t *testing.T) {
 	}
 	if err := SendFiles(ours, nil, append(files, files[0])...); err == nil { //nolint:makezero // one more than it takes
 		t.Error("65 files were not refused")
+	}
+}
+
+// TestCancelledStart: however far a start is when it is cancelled, and whatever
+// its killed process makes fail, the error is why it was cancelled.
+func TestCancelledStart(t *testing.T) {
+	ours, theirs, err := socketpair()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ours.Close()
+	theirs.Close()
+	dead := exec.Command("true")
+	if err := dead.Run(); err != nil {
+		t.Fatal(err)
+	}
+	reason := errors.New("interrupted")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(reason)
+	if err := (&Worker{process: dead.Process}).admit(ctx, WorkerSpec{}, ours); !errors.Is(err, reason) {
+		t.Errorf("worker: %v", err)
+	}
+	if err := (&Session{runner: runner{conn: ours}, process: dead.Process}).handshake(ctx, SessionSpec{}); !errors.Is(err, reason) {
+		t.Errorf("session: %v", err)
 	}
 }
 

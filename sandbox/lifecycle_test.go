@@ -36,13 +36,10 @@ func init() {
 		if err := l.want(l.session, "mkdir -p /image/mnt/deep; chmod 0 /image/mnt/deep; chown 42 /image/mnt/deep; mount -t tmpfs none /image/mnt", ""); err != nil {
 			return err
 		}
-		if err := os.WriteFile(l.path("ready"), nil, 0o644); err != nil {
-			return err
-		}
 		results := make(chan error, 2)
-		for _, in := range []runnable{l.session, c} {
+		for up, in := range map[string]runnable{"/image/" + upInSession: l.session, "/" + upInContainer: c} {
 			go func() {
-				st, err := in.Run(l.ctx, sandbox.Command{Args: []string{"sh", "-c", "(setsid sleep 984 &); sleep 984"}, Env: l.env()})
+				st, err := in.Run(l.ctx, sandbox.Command{Args: []string{"sh", "-c", "(setsid sleep 984 &); touch " + up + "; sleep 984"}, Env: l.env()})
 				if err == nil {
 					err = fmt.Errorf("the hook ended: %v", st)
 				}
@@ -71,12 +68,15 @@ func init() {
 	}
 }
 
+// What the hooks of a lingering build make in its image when they run.
+const upInSession, upInContainer = "up-in-session", "up-in-container"
+
 // linger starts a lingering build.
 func linger(t *testing.T, who string) (cmd *exec.Cmd, dir string, out *bytes.Buffer) {
 	t.Helper()
 	dir = scratch(t, who)
 	cmd = asUser(t, who, self)
-	cmd.WaitDelay = time.Second // what is left holds the pipes
+	cmd.WaitDelay = 10 * time.Second // what is left holds the pipes
 	cmd.Env = append(os.Environ(), envCase+"=linger", envDir+"="+dir)
 	out = &bytes.Buffer{}
 	cmd.Stdout, cmd.Stderr = out, out
@@ -86,14 +86,15 @@ func linger(t *testing.T, who string) (cmd *exec.Cmd, dir string, out *bytes.Buf
 	return cmd, dir, out
 }
 
+// waitReady waits until every process of the build is there.
 func waitReady(t *testing.T, dir string) {
 	t.Helper()
-	for range 1000 {
-		if _, err := os.Stat(filepath.Join(dir, "ready")); err == nil {
-			time.Sleep(30 * time.Millisecond) // the hooks come up
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+		_, err := os.Stat(filepath.Join(dir, "image", upInSession))
+		_, err2 := os.Stat(filepath.Join(dir, "image", upInContainer))
+		if err == nil && err2 == nil {
 			return
 		}
-		time.Sleep(10 * time.Millisecond)
 	}
 	t.Fatal("the build does not come up")
 }
@@ -163,7 +164,7 @@ func TestKillParts(t *testing.T) {
 				select {
 				case err := <-done:
 					t.Logf("the caller ended: %v", err)
-				case <-time.After(20 * time.Second):
+				case <-time.After(patience):
 					cmd.Process.Kill()
 					t.Errorf("the caller waits on after %q was killed", part)
 				}

@@ -187,6 +187,10 @@ func inWorker(ctx context.Context, name, dir string) (string, error) {
 	return string(out), errors.Join(err, w.Wait())
 }
 
+// patience is how long tests wait for what must come. It is no measure of speed:
+// a busy machine may stand still for minutes.
+const patience = 5 * time.Minute
+
 // Everyone is who a case runs as.
 var everyone = []struct {
 	name string
@@ -267,16 +271,13 @@ func scratch(t testing.TB, name string) string {
 
 // leftovers lists processes of this test binary, but for this one and its
 // parent, and processes that have mark in their environment or arguments, after
-// a moment of grace. So tests that call it must not run in parallel.
+// time to end. So tests that call it must not run in parallel.
 func leftovers(mark string) []string {
-	var found []string
-	for range 100 {
-		if found = processes(mark); len(found) == 0 {
-			return nil
+	for deadline := time.Now().Add(patience); ; time.Sleep(20 * time.Millisecond) {
+		if found := processes(mark); len(found) == 0 || time.Now().After(deadline) {
+			return found
 		}
-		time.Sleep(20 * time.Millisecond)
 	}
-	return found
 }
 
 func processes(mark string) []string {

@@ -118,8 +118,9 @@ func hintFor(step string, errno syscall.Errno) string {
 	return hint
 }
 
-// probeTimeout bounds what preflight tries; it takes some 30 ms.
-const probeTimeout = 30 * time.Second
+// probeTimeout bounds what preflight tries. It takes some 30 ms, but a busy
+// machine may stand still for minutes.
+const probeTimeout = 5 * time.Minute
 
 // Preflight finds the id map for the caller and tries it: it starts a worker
 // that mounts a tmpfs. The error is a *[PreflightError].

@@ -1,11 +1,13 @@
 package sandbox_test
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"os/user"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -40,6 +42,17 @@ func TestPreflight(t *testing.T) {
 	if err := os.WriteFile(refuses, []byte("#!/bin/sh\necho 'newuidmap: write to uid_map failed: Operation not permitted' >&2\nexit 1\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
+	builder, err := user.Lookup("builder")
+	if err != nil {
+		t.Fatal(err)
+	}
+	byUID := func(file string) []byte {
+		ranges, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bytes.ReplaceAll(ranges, []byte("builder:"), []byte(builder.Uid+":"))
+	}
 	// Inside a user namespace with many ids, where nothing is the host's.
 	const inside = "unshare --user --map-auto --map-root-user --mount --pid --fork --mount-proc --kill-child sh -c '%s; exec \"$0\"' "
 	tests := []struct {
@@ -56,7 +69,7 @@ func TestPreflight(t *testing.T) {
 			name: "no range", who: "builder", host: map[string]any{"SubUID": []byte("other:100000:65536\nbuilder:1:100\n")},
 			problem: sandbox.ProblemNoRange, want: []string{"found 100", "builder:100000:65536", "usermod"},
 		},
-		{name: "range by uid", who: "builder", host: map[string]any{"User": "", "SubUID": []byte("1001:100000:65536"), "SubGID": []byte("1001:100000:65536")}, problem: -1},
+		{name: "range by uid", who: "builder", host: map[string]any{"User": "", "SubUID": byUID("/etc/subuid"), "SubGID": byUID("/etc/subgid")}, problem: -1},
 		{name: "no newuidmap", who: "builder", host: map[string]any{"NewUIDMap": ""}, problem: sandbox.ProblemNoTool, want: []string{"package uidmap"}},
 		{
 			name: "newuidmap refuses", who: "builder", host: map[string]any{"NewUIDMap": refuses},

@@ -352,15 +352,11 @@ func attach(tree, at *os.File) error {
 func (s *Session) handshake(ctx context.Context, spec SessionSpec) error {
 	stop := context.AfterFunc(ctx, func() { _ = s.process.Kill() })
 	defer stop()
-	if err := sendJSON(s.conn, setup{spec.at, spec.Binary, spec.Hostname, spec.Network, spec.TCPPorts}); err != nil {
-		return &StartError{Part: "session", Err: err}
+	l, files, err := s.setUp(spec)
+	if ctx.Err() != nil { // whatever the killed process made fail
+		err = &StartError{Part: "session", Err: context.Cause(ctx)}
 	}
-	l, files := recvListening(s.conn)
-	if ctx.Err() != nil {
-		closeAll(files)
-		return &StartError{Part: "session", Err: context.Cause(ctx)}
-	}
-	if err := l.error("session"); err != nil {
+	if err != nil {
 		closeAll(files)
 		return err
 	}
@@ -372,6 +368,14 @@ func (s *Session) handshake(ctx context.Context, spec SessionSpec) error {
 		s.Listening.UDP[port] = files[len(l.TCP)+i]
 	}
 	return nil
+}
+
+func (s *Session) setUp(spec SessionSpec) (listening, []*os.File, error) {
+	if err := sendJSON(s.conn, setup{spec.at, spec.Binary, spec.Hostname, spec.Network, spec.TCPPorts}); err != nil {
+		return listening{}, nil, &StartError{Part: "session", Err: err}
+	}
+	l, files := recvListening(s.conn)
+	return l, files, l.error("session")
 }
 
 func recvListening(c *net.UnixConn) (listening, []*os.File) {

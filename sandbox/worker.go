@@ -162,17 +162,21 @@ func workerError(err error, state *os.ProcessState) error {
 func (w *Worker) admit(ctx context.Context, s WorkerSpec, reports *net.UnixConn) error {
 	stop := context.AfterFunc(ctx, func() { _ = w.process.Kill() })
 	defer stop()
+	err := w.letIn(ctx, s, reports)
+	if ctx.Err() != nil { // whatever the killed process made fail
+		return &StartError{Part: "worker", Err: context.Cause(ctx)}
+	}
+	return err
+}
+
+func (w *Worker) letIn(ctx context.Context, s WorkerSpec, reports *net.UnixConn) error {
 	if err := writeMaps(ctx, w.process.Pid, s); err != nil {
 		return err
 	}
 	if err := sendJSON(reports, struct{}{}); err != nil {
 		return &StartError{Part: "worker", Err: err}
 	}
-	r := recvReport(reports)
-	if ctx.Err() != nil {
-		return &StartError{Part: "worker", Err: context.Cause(ctx)}
-	}
-	return r.error("worker")
+	return recvReport(reports).error("worker")
 }
 
 // writeMaps sets the ids of a new user namespace: root by writing them, others

@@ -120,7 +120,7 @@ func (a *fakeArchive) config(t *testing.T, keys ...testKey) Config {
 		Archives: []Archive{{Canonical: canonical, Mirror: a.url, Suites: []string{"test"}}},
 		Arch:     "amd64", Keyring: keyring, Now: testTime.Add(time.Minute), Store: newStore(t),
 		Client:   &http.Client{Transport: &http.Transport{}},
-		Transfer: Transfer{Parallel: 4, Tries: 3, Stall: 300 * time.Millisecond, Backoff: time.Millisecond},
+		Transfer: Transfer{Parallel: 4, Tries: 3, Stall: 5 * time.Minute, Backoff: time.Millisecond},
 	}
 }
 
@@ -272,8 +272,9 @@ func TestFetchTrouble(t *testing.T) {
 		panic(http.ErrAbortHandler)
 	}
 	for name, test := range map[string]struct {
-		serve func(w http.ResponseWriter, r *http.Request, body []byte) bool
-		check func(error) bool // nil: it must work in the end
+		serve  func(w http.ResponseWriter, r *http.Request, body []byte) bool
+		check  func(error) bool // nil: it must work in the end
+		silent bool             // it is given up
 	}{
 		"cut, resumes": {serve: func(w http.ResponseWriter, r *http.Request, body []byte) bool {
 			if deb(r) && r.Header.Get("Range") == "" {
@@ -344,13 +345,13 @@ func TestFetchTrouble(t *testing.T) {
 			_ = http.NewResponseController(w).Flush()
 			<-r.Context().Done()
 			return true
-		}, check: fetchKind(FetchStalled)},
+		}, check: fetchKind(FetchStalled), silent: true},
 		"never answers": {serve: func(_ http.ResponseWriter, r *http.Request, _ []byte) bool {
 			if deb(r) {
 				<-r.Context().Done()
 			}
 			return deb(r)
-		}, check: fetchKind(FetchStalled)},
+		}, check: fetchKind(FetchStalled), silent: true},
 		"always busy": {serve: func(w http.ResponseWriter, r *http.Request, _ []byte) bool {
 			if deb(r) {
 				http.Error(w, "busy", http.StatusBadGateway)
@@ -395,6 +396,9 @@ func TestFetchTrouble(t *testing.T) {
 			a := newArchiveFor(t, archiveOptions{signers: []testKey{key}}, "one")
 			a.serve = test.serve
 			config := a.config(t, key)
+			if test.silent {
+				config.Transfer.Stall = time.Second
+			}
 			var last Progress
 			config.Progress = func(p Progress) { last = p }
 			x, err := Open(t.Context(), config)

@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"cairn/tests/require"
 )
@@ -153,7 +152,7 @@ func TestOtherFamilies(t *testing.T) {
 func powerARM64(t *testing.T, disk, variables, text string) string {
 	t.Helper()
 	const firmware = "/usr/share/AAVMF"
-	ctx, cancel := context.WithTimeout(t.Context(), 15*time.Minute)
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	vars := filepath.Join(t.TempDir(), "variables")
 	if out, err := exec.Command("cp", filepath.Join(firmware, variables), vars).CombinedOutput(); err != nil {

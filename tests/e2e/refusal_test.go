@@ -40,7 +40,7 @@ func TestRefusals(t *testing.T) {
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := scratch(t, who)
-			r := run{t: t, who: who, dir: dir, args: tt.args, env: append([]string{"TMPDIR=" + dir}, tt.env...), timeout: time.Minute}
+			r := run{t: t, who: who, dir: dir, args: tt.args, env: append([]string{"TMPDIR=" + dir}, tt.env...)}
 			r.refused(1, tt.want, filepath.Join(dir, "image.qcow2"))
 			nothingLeft(t, dir)
 			empty(t, dir)
@@ -200,12 +200,12 @@ func asleep(t *testing.T, who account, dir, phase string) *exec.Cmd {
 	r := build(t, who, dir, "test-os", "all-phases")
 	r.env = append(r.env, "DIB_TEST_SLEEP="+phase)
 	cmd, _, stderr := r.start(t.Context())
-	waitFor(t, stderr.String, "sleeping in "+phase, 3*time.Minute)
+	waitFor(t, stderr.String, "sleeping in "+phase)
 	return cmd
 }
 
 // waitFor waits until text appears.
-func waitFor(t *testing.T, read func() string, text string, limit time.Duration) {
+func waitFor(t *testing.T, read func() string, text string) {
 	t.Helper()
 	for deadline := time.Now().Add(limit); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
 		if strings.Contains(read(), text) {

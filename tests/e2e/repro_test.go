@@ -59,7 +59,7 @@ func TestSameBytes(t *testing.T) {
 	dir := scratch(t, who)
 	r := rebuild(t, who, dir, "another-name")
 	r.args = append(r.args, "--tmpfs")
-	r.wrap = []string{"sh", "-c", `umask 077; exec taskset -c 0 "$@"`, "sh"}
+	r.wrap = []string{"sh", "-c", `umask 077; exec taskset -c "$(sed -n 's/^Cpus_allowed_list:[^0-9]*\([0-9]*\).*/\1/p' /proc/self/status)" "$@"`, "sh"}
 	r.env = append(r.env, "TZ=Asia/Tokyo", "LANG=tr_TR.UTF-8", "LC_ALL=tr_TR.UTF-8", "GOMAXPROCS=1")
 	r.ok()
 	same(t, filepath.Join(dir, "another-name"))

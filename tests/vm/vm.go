@@ -33,7 +33,7 @@ type Guest struct {
 const limit = 20 * time.Minute
 
 // prologue and epilogue are around a guest's script, whose standard output is
-// the second serial port.
+// the second serial port. To close the port waits until all is sent.
 const (
 	prologue = `#!/bin/busybox sh
 /bin/busybox --install -s /bin
@@ -47,6 +47,7 @@ exec >/dev/ttyS1
 `
 	epilogue = `
 echo "end of script"
+exec >/dev/null
 sleep 1
 poweroff -f
 `

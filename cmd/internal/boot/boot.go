@@ -283,7 +283,7 @@ func (m *Machine) Done() <-chan struct{} { return m.exited }
 // returns an error.
 func (m *Machine) Stop(ctx context.Context) error {
 	if err := m.monitor.execute(ctx, "system_powerdown", nil); err != nil {
-		return m.explain("press power button", errors.Join(err, m.Kill()))
+		return m.explain("shut down", errors.Join(err, m.Kill()))
 	}
 	select {
 	case <-m.exited:
@@ -346,7 +346,8 @@ func (m *Machine) explain(what string, err error) error {
 var errExited = errors.New("qemu has ended")
 
 // poll calls try every interval until it reports true or an error, QEMU ends
-// or ctx ends.
+// or ctx ends. It tries a last time when QEMU has ended, which may have brought
+// about what is waited for.
 func (m *Machine) poll(ctx context.Context, interval time.Duration, try func() (bool, error)) error {
 	tick := time.NewTicker(interval)
 	defer tick.Stop()
@@ -358,6 +359,9 @@ func (m *Machine) poll(ctx context.Context, interval time.Duration, try func() (
 		case <-ctx.Done():
 			return ctx.Err()
 		case <-m.exited:
+			if ok, err := try(); ok || err != nil {
+				return err
+			}
 			return errExited
 		case <-tick.C:
 		}

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"io/fs"
 	"net"
@@ -32,6 +33,10 @@ func smallImage(t *testing.T) string {
 	return path
 }
 
+// patience is how long tests wait for what must come. It is no measure of speed:
+// a busy machine may stand still for minutes.
+const patience = 5 * time.Minute
+
 func within(t *testing.T, d time.Duration) context.Context {
 	ctx, cancel := context.WithTimeout(t.Context(), d)
 	t.Cleanup(cancel)
@@ -50,7 +55,7 @@ func smallMachine(t *testing.T, c Config) (*Machine, string) {
 	if c.MemoryMiB == 0 {
 		c.MemoryMiB = 64
 	}
-	m, err := Start(within(t, time.Minute), c)
+	m, err := Start(within(t, patience), c)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -67,7 +72,7 @@ func TestMachineLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	m, work := smallMachine(t, Config{Image: image, DiskBytes: 1 << 30, Metadata: http.NotFoundHandler()})
-	if end, err := m.Serial().Wait(within(t, time.Minute), 0, "K"); err != nil || end < 1 {
+	if end, err := m.Serial().Wait(within(t, patience), 0, "K"); err != nil || end < 1 {
 		t.Fatalf("Wait() = %d, %v", end, err)
 	}
 	if _, err := os.Stat(m.path(overlayName)); !errors.Is(err, fs.ErrNotExist) {
@@ -93,7 +98,7 @@ func TestMachineLeavesNothing(t *testing.T) {
 
 func TestMachineErrorsTellWhatHappened(t *testing.T) {
 	m, _ := smallMachine(t, Config{Image: smallImage(t)})
-	if _, err := m.Serial().Wait(within(t, time.Minute), 0, "K"); err != nil {
+	if _, err := m.Serial().Wait(within(t, patience), 0, "K"); err != nil {
 		t.Fatal(err)
 	}
 	_, err := m.Serial().Wait(within(t, 300*time.Millisecond), 0, "never said")
@@ -117,11 +122,38 @@ func TestMachineErrorsTellWhatHappened(t *testing.T) {
 	default:
 		t.Error("the machine runs after a Stop that timed out")
 	}
-	if _, err := m.Serial().Wait(within(t, time.Minute), 0, "never said"); !errors.Is(err, errExited) {
+	if _, err := m.Serial().Wait(within(t, patience), 0, "never said"); !errors.Is(err, errExited) {
 		t.Errorf("Wait() after the end: error = %v", err)
 	}
 	if err := m.SaveSerial(filepath.Join(t.TempDir(), "log")); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestLastTry: what QEMU brought about before it ended counts.
+func TestLastTry(t *testing.T) {
+	m := &Machine{exited: make(chan struct{})}
+	close(m.exited)
+	tries := 0
+	err := m.poll(t.Context(), time.Hour, func() (bool, error) {
+		tries++
+		return tries == 2, nil
+	})
+	if err != nil || tries != 2 {
+		t.Errorf("poll() after the end: %v, in %d tries", err, tries)
+	}
+}
+
+// TestSilentMonitor: the end of time is told as such.
+func TestSilentMonitor(t *testing.T) {
+	near, far := net.Pipe()
+	defer near.Close()
+	defer far.Close()
+	q := &monitor{conn: near, dec: json.NewDecoder(near), enc: json.NewEncoder(near)}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := q.execute(ended, "stop", nil); !errors.Is(err, context.Canceled) {
+		t.Errorf("execute() error = %v", err)
 	}
 }
 
@@ -150,7 +182,7 @@ func TestStartRefuses(t *testing.T) {
 			if test.config.WorkDir == "" {
 				test.config.WorkDir = t.TempDir()
 			}
-			_, err := Start(within(t, time.Minute), test.config)
+			_, err := Start(within(t, patience), test.config)
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Fatalf("Start() error = %v, want %q", err, test.want)
 			}
@@ -164,7 +196,7 @@ func TestStartRefuses(t *testing.T) {
 func TestStartNamesMissingPackages(t *testing.T) {
 	image := smallImage(t)
 	t.Setenv("PATH", t.TempDir())
-	_, err := Start(within(t, time.Minute), Config{Image: image, WorkDir: t.TempDir()})
+	_, err := Start(within(t, patience), Config{Image: image, WorkDir: t.TempDir()})
 	if err == nil || !strings.Contains(err.Error(), "qemu-utils") {
 		t.Errorf("Start() error = %v, want the package's name", err)
 	}
@@ -189,11 +221,10 @@ func TestMachineDiesWithItsParent(t *testing.T) {
 	if err != nil {
 		t.Fatalf("started machine said %q: %v", line, errors.Join(err, readErr))
 	}
-	for range 50 {
+	for deadline := time.Now().Add(patience); time.Now().Before(deadline); time.Sleep(100 * time.Millisecond) {
 		if state, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat"); err != nil || strings.Contains(string(state), ") Z ") {
 			return
 		}
-		time.Sleep(100 * time.Millisecond)
 	}
 	t.Errorf("qemu %d outlived its parent", pid)
 	syscall.Kill(pid, syscall.SIGKILL) //nolint:errcheck // best effort
@@ -220,18 +251,14 @@ func TestRelay(t *testing.T) {
 
 func TestProbe(t *testing.T) {
 	require.Tool(t, "qemu-system-x86_64", "qemu-system-x86")
-	if err := runProbe(within(t, time.Minute), tcg, t.TempDir(), 1000); err != nil {
+	if err := runProbe(within(t, patience), tcg, t.TempDir(), 1000); err != nil {
 		t.Errorf("probe under emulation: %v", err)
 	}
 	// A guest that is slow: the probe's loop does not end in time.
-	begin := time.Now()
 	if err := runProbe(within(t, time.Second), tcg, t.TempDir(), 1<<32-1); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("probe of a slow guest: error = %v", err)
 	}
-	if took := time.Since(begin); took > 10*time.Second {
-		t.Errorf("probe of a slow guest took %v", took)
-	}
-	if err := runProbe(within(t, time.Minute), "nonsense", t.TempDir(), 1); err == nil || !strings.Contains(err.Error(), "nonsense") {
+	if err := runProbe(within(t, patience), "nonsense", t.TempDir(), 1); err == nil || !strings.Contains(err.Error(), "nonsense") {
 		t.Errorf("probe of no accelerator: error = %v", err)
 	}
 }

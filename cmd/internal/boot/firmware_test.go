@@ -8,7 +8,6 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"time"
 
 	"cairn/tests/require"
 )
@@ -99,7 +98,7 @@ func TestFirmware(t *testing.T) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			m, _ := smallMachine(t, Config{Image: efiImage(t, word), Firmware: test.firmware, MemoryMiB: 256})
-			if _, err := m.Serial().Wait(within(t, 5*time.Minute), 0, test.want); err != nil {
+			if _, err := m.Serial().Wait(within(t, patience), 0, test.want); err != nil {
 				t.Fatal(err)
 			}
 			if said := m.Serial().Bytes(); test.want != word && bytes.Contains(said, []byte(word)) {

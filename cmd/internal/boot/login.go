@@ -65,8 +65,10 @@ func (m *Machine) Login(ctx context.Context, user string, key *Key) (*Session, e
 	var session *Session
 	last := errors.New("never tried")
 	err := m.poll(ctx, time.Second, func() (bool, error) {
-		s, err := m.dial(ctx, user, ssh.PublicKeys(key.signer))
-		if timeout, ok := errors.AsType[net.Error](err); !ok || !timeout.Timeout() {
+		attempt, cancel := context.WithTimeout(ctx, dialTimeout)
+		defer cancel()
+		s, err := m.dial(attempt, user, ssh.PublicKeys(key.signer))
+		if timeout, ok := errors.AsType[net.Error](err); attempt.Err() == nil && (!ok || !timeout.Timeout()) {
 			last = err // a mere end of time would say nothing
 		}
 		session = s
@@ -91,20 +93,17 @@ func (m *Machine) LoginWithPassword(ctx context.Context, user, password string) 
 	return m.dial(ctx, user, ssh.Password(password), ssh.KeyboardInteractive(answer))
 }
 
-// dialTimeout bounds one attempt: behind QEMU's forwarded port a guest that
+// dialTimeout bounds one of many attempts: behind QEMU's forwarded port a guest that
 // does not listen yet looks like a server that says nothing.
 const dialTimeout = 30 * time.Second
 
 func (m *Machine) dial(ctx context.Context, user string, methods ...ssh.AuthMethod) (*Session, error) {
-	dialer := net.Dialer{Timeout: dialTimeout}
-	conn, err := dialer.DialContext(ctx, "tcp", m.Address())
+	conn, err := (&net.Dialer{}).DialContext(ctx, "tcp", m.Address())
 	if err != nil {
 		return nil, err
 	}
 	expire := context.AfterFunc(ctx, func() { conn.Close() })
-	timer := time.AfterFunc(dialTimeout, func() { conn.Close() })
 	defer expire()
-	defer timer.Stop()
 	s := &Session{}
 	c, channels, requests, err := ssh.NewClientConn(conn, m.Address(), &ssh.ClientConfig{
 		User: user,

@@ -1,6 +1,7 @@
 package boot
 
 import (
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -91,7 +92,7 @@ func TestLogin(t *testing.T) {
 		t.Fatal(err)
 	}
 	m, hostKey := fakeGuest(t, key)
-	s, err := m.Login(within(t, time.Minute), "debian", key)
+	s, err := m.Login(within(t, patience), "debian", key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -106,14 +107,19 @@ func TestLogin(t *testing.T) {
 	if e, ok := errors.AsType[*RunError](err); !ok || e.Status != 3 || e.Stderr != "wrong\n" || e.Command != "false" {
 		t.Errorf("Run() error = %#v", err)
 	}
-	if _, err := m.Login(within(t, 2*time.Second), "root", key); err == nil || !strings.Contains(err.Error(), "log in as root") || !strings.Contains(err.Error(), "unable to authenticate") {
+	if _, err := m.Login(within(t, 10*time.Second), "root", key); err == nil || !strings.Contains(err.Error(), "log in as root") || !strings.Contains(err.Error(), "unable to authenticate") {
 		t.Errorf("Login(root) error = %v", err)
 	}
-	if _, err := m.LoginWithPassword(within(t, time.Minute), "debian", "x"); err == nil || !strings.Contains(err.Error(), "unable to authenticate") {
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := m.Login(ended, "root", key); !errors.Is(err, context.Canceled) || strings.Contains(err.Error(), "dial tcp") {
+		t.Errorf("Login() when there is no time: error = %v", err)
+	}
+	if _, err := m.LoginWithPassword(within(t, patience), "debian", "x"); err == nil || !strings.Contains(err.Error(), "unable to authenticate") {
 		t.Errorf("LoginWithPassword() error = %v", err)
 	}
 	close(m.exited)
-	if _, err := m.Login(within(t, time.Minute), "root", key); !errors.Is(err, errExited) {
+	if _, err := m.Login(within(t, patience), "root", key); !errors.Is(err, errExited) {
 		t.Errorf("Login() after the end: error = %v", err)
 	}
 }

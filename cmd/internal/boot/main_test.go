@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 			return
 		}
 		fmt.Println(machine.command.Process.Pid)
-		time.Sleep(time.Minute)
+		time.Sleep(2 * patience)
 		return
 	}
 	os.Exit(m.Run())

@@ -45,11 +45,15 @@ func (m *Machine) dialMonitor(ctx context.Context) (*monitor, error) {
 
 func (q *monitor) close() { q.conn.Close() }
 
-// within bounds the use of the connection by ctx.
+// within bounds the use of the connection by ctx, whose end is then the error.
 func (q *monitor) within(ctx context.Context, use func() error) error {
 	stop := context.AfterFunc(ctx, func() { q.conn.SetDeadline(time.Unix(1, 0)) }) //nolint:errcheck // a closed connection fails by itself
 	defer stop()
-	return use()
+	err := use()
+	if err != nil && ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return err
 }
 
 // execute sends one command and decodes what it returns into result, if that

@@ -72,16 +72,38 @@ func (p *parent) makeWork(ctx context.Context) error {
 	if err := p.sweep(ctx); err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp(p.req.WorkParent, workPrefix)
-	if err != nil {
+	var err error
+	if p.workDir, p.lockFD, err = newWork(p.req.WorkParent); err != nil {
 		return hintFull(fail(err, "make a work directory in %s", p.req.WorkParent), "TMPDIR names another place for it")
 	}
-	p.workDir = dir
-	if p.lockFD, err = lockDir(dir); err != nil {
-		return fail(err, "lock the work directory %s", dir)
-	}
 	// The image's root, who is nobody to the caller, has to pass through.
-	return os.Chmod(dir, 0o711)
+	return os.Chmod(p.workDir, 0o711)
+}
+
+// newWork makes a directory below parent and locks it. Another build's sweep
+// may take it for a dead build's before it is locked; then there is a next one.
+func newWork(parent string) (dir string, lock *os.File, err error) {
+	for {
+		if dir, err = os.MkdirTemp(parent, workPrefix); err != nil {
+			return "", nil, err
+		}
+		lock, err = lockDir(dir)
+		if err == nil && isAt(lock, dir) {
+			return dir, lock, nil
+		}
+		if err == nil {
+			lock.Close()
+		} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.EWOULDBLOCK) {
+			return "", nil, err
+		}
+	}
+}
+
+// isAt reports whether a path leads to the open file.
+func isAt(f *os.File, path string) bool {
+	open, err1 := f.Stat()
+	found, err2 := os.Lstat(path)
+	return err1 == nil && err2 == nil && os.SameFile(open, found)
 }
 
 const workPrefix = "cairn-work-"

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 )
 
 // identity is what no two guests of one image may share.
@@ -188,7 +187,7 @@ func (g *guest) checkPasswords(t *testing.T) {
 		}
 	}
 	g.run(t, "useradd --create-home --shell /bin/sh passtest && echo passtest:open-sesame | chpasswd")
-	s, err := g.LoginWithPassword(within(t, time.Minute), "passtest", "open-sesame")
+	s, err := g.LoginWithPassword(within(t, commandTimeout), "passtest", "open-sesame")
 	if err == nil {
 		s.Close() //nolint:errcheck // it should not be there
 		t.Error("logged in with a password")

@@ -31,7 +31,7 @@ const (
 	settleTimeout  = 8 * time.Minute  // from there to the end of the first boot
 	commandTimeout = 5 * time.Minute
 	installTimeout = 20 * time.Minute // of a kernel package
-	haltTimeout    = 3 * time.Minute
+	haltTimeout    = 10 * time.Minute
 )
 
 const (
@@ -150,7 +150,7 @@ func (c cloud) start(t *testing.T, image string) *guest {
 	}
 	slots <- struct{}{}
 	t.Cleanup(func() { <-slots })
-	g.Machine, err = boot.Start(within(t, time.Minute), config)
+	g.Machine, err = boot.Start(within(t, commandTimeout), config)
 	if err != nil {
 		t.Fatal(err)
 	}

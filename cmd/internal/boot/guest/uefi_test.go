@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 
 	"cairn/cmd/internal/boot"
 	"cairn/tests/require"
@@ -157,7 +156,7 @@ func power(t *testing.T, image string, firmware boot.Firmware, sector int) *repo
 	require.Tool(t, "qemu-img", "qemu-utils")
 	slots <- struct{}{}
 	t.Cleanup(func() { <-slots })
-	m, err := boot.Start(within(t, time.Minute), boot.Config{
+	m, err := boot.Start(within(t, commandTimeout), boot.Config{
 		Image: image, DiskBytes: diskBytes, SectorSize: sector, Accel: accelerator(), Firmware: firmware, Isolated: true,
 	})
 	if err != nil {
