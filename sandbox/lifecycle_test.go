@@ -308,7 +308,7 @@ func init() {
 		// A process may end between the listing and the look at it, and the
 		// last to end may not be reaped yet.
 		const left = `exec 2>/dev/null
-			for i in $(seq 100); do
+			for i in $(seq 3000); do
 				left=$(
 					for p in /proc/[0-9]*; do grep -q agent $p/cmdline && set -- $p/fd/* && test $# -gt 20 && echo "$*"; done
 					ps | grep '[c]ontainer'
