@@ -192,7 +192,9 @@ func TestReadOutside(t *testing.T) {
 	}
 }
 
-// TestReaderRefuses has images that QEMU makes and we do not read.
+// TestReaderRefuses has images that QEMU makes and we do not read. For LUKS
+// qemu-img would measure the processor first, which fails on a busy machine;
+// the older encryption is the same field of the header.
 func TestReaderRefuses(t *testing.T) {
 	dir := t.TempDir()
 	base, key := filepath.Join(dir, "base"), filepath.Join(dir, "key")
@@ -201,7 +203,7 @@ func TestReaderRefuses(t *testing.T) {
 	for name, args := range map[string][]string{
 		"backing file":       {"-F", "raw", "-b", base},
 		"external data file": {"-o", "data_file=" + filepath.Join(dir, "data")},
-		"encrypted":          {"--object", "secret,id=s,file=" + key, "-o", "encrypt.format=luks,encrypt.key-secret=s,encrypt.iter-time=10"},
+		"encrypted":          {"--object", "secret,id=s,file=" + key, "-o", "encrypt.format=aes,encrypt.key-secret=s"},
 		"snapshots":          nil,
 	} {
 		t.Run(name, func(t *testing.T) {
