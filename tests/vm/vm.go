@@ -66,7 +66,7 @@ func (g Guest) Run(t testing.TB) string {
 		t.Fatalf("pack the guest's root: %v\n%s", err, msg)
 	}
 	args := []string{
-		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-accel", "tcg", "-cpu", "max,la57=off", "-m", "512",
+		"-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-accel", "tcg", "-cpu", "max,la57=off,cx16=off", "-m", "512",
 		"-kernel", filepath.Join(kernelDir, "vmlinuz"), "-initrd", initrd,
 		"-append", "console=ttyS0 quiet panic=-1 mitigations=off", "-serial", "stdio", "-serial", "file:" + out,
 	}

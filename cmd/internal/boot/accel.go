@@ -45,12 +45,14 @@ const tcg = "tcg,thread=multi"
 
 // cpuModel is the processor that the guest sees. Some hosts refuse to write
 // the register behind arch-capabilities, and nothing here needs it. Page tables
-// of five levels cost an emulated guest a fifth of its time.
+// of five levels cost an emulated guest a fifth of its time, and before version
+// 8 the emulated CMPXCHG16B now and then leaves wrong flags, of which the guest's
+// kernel dies.
 func cpuModel(accel string) string {
 	if accel == "kvm" {
 		return "host,arch-capabilities=off"
 	}
-	return "max,la57=off"
+	return "max,la57=off,cx16=off"
 }
 
 // ProbeKVM tells whether KVM is usable: a guest must print a word on its
