@@ -94,7 +94,7 @@ func newWork(parent string) (dir string, lock *os.File, err error) {
 		if err == nil {
 			lock.Close()
 		} else if !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.EWOULDBLOCK) {
-			return "", nil, err
+			return "", nil, errors.Join(fmt.Errorf("lock %s: %w", dir, err), os.Remove(dir))
 		}
 	}
 }

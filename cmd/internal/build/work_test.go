@@ -48,3 +48,25 @@ func TestNewWork(t *testing.T) {
 	made.Store(400)
 	sweepers.Wait()
 }
+
+// TestNewWorkFails: a directory that cannot be locked does not stay.
+func TestNewWorkFails(t *testing.T) {
+	parent := t.TempDir()
+	var limit syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &syscall.Rlimit{Max: limit.Max}); err != nil {
+		t.Fatal(err)
+	}
+	_, _, err := newWork(parent)
+	if restored := syscall.Setrlimit(syscall.RLIMIT_NOFILE, &limit); restored != nil {
+		t.Fatal(restored)
+	}
+	if !errors.Is(err, syscall.EMFILE) {
+		t.Errorf("without descriptors: %v, want EMFILE", err)
+	}
+	if left, err := os.ReadDir(parent); err != nil || len(left) != 0 {
+		t.Errorf("left: %v, %v", left, err)
+	}
+}
